@@ -1,0 +1,252 @@
+"""Typed recipes. Every default is the paper's section 4, or the decision taken where the paper is silent."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from posereid.errors import InputError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataRecipe(_Section):
+    """Which crops to read, and their size."""
+
+    root: Path | None = Field(None, description="Folder of the data set, or a CSV with path,identity,camera.")
+    layout: Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"] = Field(
+        "auto", description="Layout of the folder; auto looks at what is there."
+    )
+    keypoints: tuple[Path, ...] | None = Field(
+        None, description="Keypoint files; without any, the root's *annotation-train.csv and *annotation-test.csv."
+    )
+    height: int = Field(128, ge=16, le=1024, description="Height in pixels to which crops are resized.")
+    width: int = Field(64, ge=16, le=1024, description="Width in pixels to which crops are resized.")
+
+
+class GeneratorRecipe(_Section):
+    """The pose-transfer generator (section 3.1 and 3.2)."""
+
+    blocks: int = Field(4, ge=2, le=5, description="N, the number of PAAN and of PAGN blocks.")
+    base_width: int = Field(64, ge=4, le=512, description="Channels at full resolution; doubled at each halving.")
+    max_width: int = Field(512, ge=4, le=2048, description="Most channels that any map has.")
+    adain: Literal["literal", "pose_content"] = Field(
+        "literal", description="Which side of equation 3 takes the other's statistics."
+    )
+
+
+class DiscriminatorRecipe(_Section):
+    """D_I and D_P, two instances of one class (Figure 7)."""
+
+    base_width: int = Field(64, ge=4, le=512, description="Channels after the first convolution.")
+    layers: int = Field(3, ge=1, le=5, description="Convolutions of stride 2 before the patch logits.")
+
+
+class EmbedderRecipe(_Section):
+    """E, the re-ID network (section 4)."""
+
+    backbone: str = Field("resnet50", description="Any timm backbone.")
+    pretrained: bool = Field(
+        True, description="Start from ImageNet weights; false trains from scratch. Never falls back in silence."
+    )
+    input_height: int = Field(256, ge=16, le=1024, description="Height to which E resizes its images.")
+    input_width: int = Field(128, ge=16, le=1024, description="Width to which E resizes its images.")
+    dropout: Probability = Field(0.5, description="Dropout of the classifier's middle layer.")
+
+
+class LossRecipe(_Section):
+    """The weights of equation 14 and when each term counts. A weight of 0 switches its term off."""
+
+    adversarial: Weight = Field(5.0, description="λ_GAN, of equations 7 and 8.")
+    reconstruction: Weight = Field(10.0, description="λ_R, of equation 9.")
+    semantic: Weight = Field(10.0, description="λ_S, of equation 10.")
+    quartet: Weight = Field(1.0, description="λ_quartet, of equation 12.")
+    identity: Weight = Field(1.0, description="λ_id, of equation 13.")
+    appearance_discriminator: bool = Field(True, description="Whether D_I takes part (an ablation of Table 3).")
+    pose_discriminator: bool = Field(True, description="Whether D_P takes part (an ablation of Table 3).")
+    saturating: bool = Field(
+        False, description="Use the literal log(1 - D) for the generator instead of the non-saturating -log D."
+    )
+    margin: float = Field(-1.0, description="τ1 of equation 12.")
+    intra_margin: float = Field(0.01, description="τ2 of equation 12.")
+    quartets_with_generated: bool = Field(True, description="Whether quartets may hold generated images.")
+    adversarial_warmup: int = Field(0, ge=0, description="Steps before the adversarial terms begin.")
+    adversarial_ramp: int = Field(0, ge=0, description="Steps over which their weight then rises to its full value.")
+    semantic_warmup: int = Field(0, ge=0, description="Steps before the semantic-consistency term begins.")
+    semantic_ramp: int = Field(0, ge=0, description="Steps over which its weight then rises to its full value.")
+
+
+class OptimiserRecipe(_Section):
+    """Adam, constant for the first part of training, then linear to zero (section 4)."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="Learning rate before the decay.")
+    betas: tuple[Probability, Probability] = Field((0.5, 0.999), description="Adam's two decay rates.")
+    weight_decay: Weight = Field(0.0, description="Adam's L2 penalty.")
+    constant_share: Probability = Field(0.5, description="Share of training before the linear decay begins.")
+
+
+class JointRecipe(_Section):
+    """Joint training of generator, discriminators and embedder (equation 14)."""
+
+    epochs: int = Field(800, ge=1, description="Passes of pairs_per_epoch pairs.")
+    pairs_per_epoch: int = Field(4000, ge=1, description="Random pose pairs that make one epoch.")
+    batch_size: int = Field(16, ge=3, description="Pairs in one step over all processes; each of another identity.")
+    flip: Probability = Field(0.5, description="Share of pairs that are mirrored, joints and all.")
+    generator: OptimiserRecipe = Field(default_factory=OptimiserRecipe, description="Adam of the generator.")
+    discriminators: OptimiserRecipe = Field(default_factory=OptimiserRecipe, description="Adam of D_I and D_P.")
+    embedder: OptimiserRecipe = Field(default_factory=OptimiserRecipe, description="Adam of E.")
+    log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
+    sample_every: int = Field(500, ge=1, description="Steps between two contact sheets.")
+    checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
+
+
+class AugmentationRecipe(_Section):
+    """Drawing the training identities in new poses."""
+
+    poses_per_crop: int = Field(1, ge=1, description="K, target poses per training crop, taken from other crops.")
+    batch_size: int = Field(32, ge=1, description="Crops drawn at a time.")
+
+
+class ReidRecipe(_Section):
+    """Training of E on real and generated crops (section 3.7)."""
+
+    epochs: int = Field(60, ge=1, description="Passes of quartets_per_epoch quartets.")
+    quartets_per_epoch: int = Field(4000, ge=1, description="Random quartets that make one epoch.")
+    quartets_per_batch: int = Field(16, ge=2, description="Quartets in one step over all processes: 4 images each.")
+    optimiser: OptimiserRecipe = Field(
+        default_factory=lambda: OptimiserRecipe(betas=(0.9, 0.999)), description="Adam of E."
+    )
+    flip: Probability = Field(0.5, description="Share of crops that are mirrored.")
+    padding: int = Field(4, ge=0, description="Pixels by which a crop is shifted at most, each way.")
+    generated_in_quartets: bool = Field(True, description="Whether generated crops enter quartets at all.")
+    log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
+    checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
+
+
+class EvaluationRecipe(_Section):
+    """Evaluation on the test split."""
+
+    batch_size: int = Field(64, ge=1, description="Crops embedded or drawn at a time.")
+    pairs: int = Field(2000, ge=1, description="Test pose pairs on which image quality is measured.")
+    pairs_file: Path | None = Field(
+        None, description="CSV with columns from,to that names the test pairs, instead of a random draw."
+    )
+    pairs_seed: int = Field(0, ge=0, description="Seed that picks those pairs; the same for every run.")
+    max_rank: int = Field(50, ge=1, description="Length of the CMC curve.")
+
+
+class RuntimeRecipe(_Section):
+    """Where and how it runs."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Accelerator; auto takes what is there.")
+    devices: int = Field(1, ge=1, description="Processes, one per device.")
+    num_nodes: int = Field(1, ge=1, description="Machines.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="Fabric's precision.")
+    channels_last: bool = Field(True, description="Keep feature maps in channels-last order.")
+    workers: int = Field(0, ge=0, description="Processes that decode crops; 0 decodes in the training process.")
+
+
+class Recipe(_Section):
+    """Everything that decides a run."""
+
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of every random choice.")
+    data: DataRecipe = Field(default_factory=DataRecipe, description="Crops.")
+    generator: GeneratorRecipe = Field(default_factory=GeneratorRecipe, description="E_A, E_P, PAAN, PAGN.")
+    discriminator: DiscriminatorRecipe = Field(default_factory=DiscriminatorRecipe, description="D_I and D_P.")
+    embedder: EmbedderRecipe = Field(default_factory=EmbedderRecipe, description="E.")
+    losses: LossRecipe = Field(default_factory=LossRecipe, description="Equation 14.")
+    joint: JointRecipe = Field(default_factory=JointRecipe, description="Joint training.")
+    augmentation: AugmentationRecipe = Field(default_factory=AugmentationRecipe, description="Generated crops.")
+    reid: ReidRecipe = Field(default_factory=ReidRecipe, description="Re-ID training.")
+    evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe, description="Evaluation.")
+    runtime: RuntimeRecipe = Field(default_factory=RuntimeRecipe, description="Device, precision, processes.")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "Recipe":
+        factor = 2**self.generator.blocks
+        for name in ("height", "width"):
+            size = getattr(self.data, name)
+            if size % factor:
+                raise ValueError(
+                    f"data.{name} is {size}; {self.generator.blocks} blocks halve it {self.generator.blocks} "
+                    f"times, so it must be a multiple of {factor}"
+                )
+        return self
+
+
+def bundled_recipes() -> Path:
+    """The folder of the recipes that come with posereid."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A recipe from a YAML file; fields that it leaves out keep their defaults.
+
+    A path ``recipes/NAME.yaml`` that is not there is looked up among the recipes that come with posereid.
+
+    Raises InputError that names the file and the field when the file is missing, is no YAML mapping, or holds a
+    field or value that no recipe has.
+    """
+    path = Path(path)
+    bundled = bundled_recipes() / path.name
+    if not path.exists() and path.parent == Path("recipes") and bundled.is_file():
+        path = bundled
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe; recipes are YAML files, for example recipes/demo.yaml.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        first_line = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: this recipe cannot be read as YAML ({first_line}).") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a mapping of fields, found {type(content).__name__}.")
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[Any, Any], origin: str) -> Recipe:
+    """A recipe from nested mappings; ``origin`` names their source in error messages. Raises InputError."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with a recipe, in one sentence, with the nearest field that exists."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    name = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"fields here are {', '.join(sorted(known))}."
+        return f"the recipe has no field {name!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not location:
+        return f"{message}."
+    return f"field {name!r} is {first['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        model = model.model_fields[part].annotation  # type: ignore[assignment]
+    return list(model.model_fields)
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML text, every field written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

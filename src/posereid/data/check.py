@@ -1,0 +1,222 @@
+"""What is wrong with a set of crops, told before a run trips over it."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from posereid.data.crops import SPLITS, Crop, CropTable
+from posereid.data.images import open_image
+from posereid.errors import InputError
+from posereid.pose.joints import Joints
+
+NoMatchReason = Literal["not a person", "not in the gallery", "only in the query's own camera"]
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Sizes of one split; ``identities`` leaves junk and distractors out."""
+
+    crops: int
+    identities: int
+    cameras: int
+    generated: int
+    without_joints: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What :func:`check_crops` found; tuples hold names or identities in table order or sorted.
+
+    ``decoded`` says whether images were opened: without that, ``unreadable`` and ``joints_outside`` are
+    empty. ``one_camera_train`` and ``one_camera_test`` are identities that one camera alone saw, which no
+    cross-camera pair or match can come from; ``single_crop_train`` are identities with one training crop.
+    ``unmatched`` holds (query name, reason). ``pose_pairs`` counts, by split, the ordered pairs of crops that
+    :attr:`~posereid.data.crops.Crop.can_pose`.
+    """
+
+    root: Path
+    layout: str
+    decoded: bool
+    splits: dict[str, SplitCounts]
+    unreadable: tuple[str, ...]
+    unparsed: tuple[str, ...]
+    missing: tuple[str, ...]
+    joints_outside: tuple[str, ...]
+    one_camera_train: tuple[int, ...]
+    one_camera_test: tuple[int, ...]
+    single_crop_train: tuple[int, ...]
+    unmatched: tuple[tuple[str, NoMatchReason], ...]
+    shared_identities: tuple[int, ...]
+    pose_pairs: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing would stop a run or falsify its figures.
+
+        Unreadable, missing and unparsed files, joints outside their image, queries that cannot be matched and
+        people in both training and test count; single cameras, single crops and absent joints do not.
+        """
+        return not (
+            self.unreadable
+            or self.unparsed
+            or self.missing
+            or self.joints_outside
+            or self.unmatched
+            or self.shared_identities
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {**asdict(self), "root": str(self.root), "ok": self.ok}
+
+    def lines(self) -> list[str]:
+        """The report for people, one finding per line; lines of what is wrong begin with "WRONG"."""
+        lines = [f"{self.root} ({self.layout})"]
+        for name, counts in self.splits.items():
+            told = f"{counts.crops} crops, {counts.identities} identities, {counts.cameras} cameras"
+            generated = f", {counts.generated} generated" if counts.generated else ""
+            pairs = f"{self.pose_pairs[name]} pose pairs"
+            lines.append(f"{name}: {told}{generated}, {counts.without_joints} without joints, {pairs}")
+        lines += self.notes
+        reasons = Counter(reason for _, reason in self.unmatched)
+        wrong: list[tuple[str, Sequence[object]]] = [
+            ("images that cannot be read", self.unreadable),
+            ("listed files that are missing", self.missing),
+            ("images whose names were not understood and which are left out", self.unparsed),
+            ("crops with joints outside the image, as if for another size", self.joints_outside),
+            ("identities in both training and test", self.shared_identities),
+            *(
+                (
+                    f"queries without a match, because their identity is {reason}",
+                    [name for name, why in self.unmatched if why == reason],
+                )
+                for reason in reasons
+            ),
+        ]
+        lines += [f"WRONG: {_count(what, items)}" for what, items in wrong if items]
+        weak: list[tuple[str, Sequence[object]]] = [
+            ("training identities seen by one camera only", self.one_camera_train),
+            ("test identities seen by one camera only", self.one_camera_test),
+            ("training identities with one crop only", self.single_crop_train),
+        ]
+        lines += [_count(what, items) for what, items in weak if items]
+        if not self.decoded:
+            lines.append("Images were not opened.")
+        lines.append("Nothing is wrong." if self.ok else "Correct what is marked WRONG.")
+        return lines
+
+
+def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False) -> CheckReport:
+    """Look through a set for what would stop a run or falsify its figures; nothing is changed.
+
+    ``decode`` opens every image completely, on several threads, and compares the joints with its size;
+    ``progress`` shows a bar meanwhile. Never raises InputError for what it finds in the set.
+    """
+    unreadable, outside = _opened(table, progress) if decode else ((), ())
+    parts = {name: table.split(name).crops for name in SPLITS}
+    test = [*parts["query"], *parts["gallery"]]
+    train_crops, test_crops = _by_identity(parts["train"]), _by_identity(test)
+    return CheckReport(
+        root=table.root,
+        layout=table.layout,
+        decoded=decode,
+        splits={name: _counts(crops) for name, crops in parts.items()},
+        unreadable=unreadable,
+        unparsed=table.unparsed,
+        missing=table.missing,
+        joints_outside=outside,
+        one_camera_train=_one_camera(train_crops),
+        one_camera_test=_one_camera(test_crops),
+        single_crop_train=tuple(identity for identity, crops in train_crops.items() if len(crops) < 2),
+        unmatched=_unmatched(parts["query"], parts["gallery"]),
+        shared_identities=tuple(identity for identity in train_crops if identity in test_crops),
+        pose_pairs={name: _pose_pair_count(crops) for name, crops in parts.items()},
+        notes=table.notes,
+    )
+
+
+def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of unreadable crops, and of crops whose joints lie outside."""
+
+    def size(crop: Crop) -> tuple[int, int] | None:
+        try:
+            return open_image(crop.path).size
+        except InputError:
+            return None
+
+    # Pillow decodes without holding the interpreter's lock.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(size, table.crops)
+        sizes = list(tqdm(found, "opening images", len(table), disable=not progress, unit="crop"))
+    unreadable = tuple(crop.name for crop, size in zip(table, sizes, strict=True) if size is None)
+    outside = tuple(
+        crop.name
+        for crop, size in zip(table, sizes, strict=True)
+        if size is not None and crop.joints is not None and _lies_outside(crop.joints, size)
+    )
+    return unreadable, outside
+
+
+def _lies_outside(joints: Joints, size: tuple[int, int]) -> bool:
+    xy = joints.xy[joints.present]
+    return bool(((xy < 0) | (xy >= size)).any())
+
+
+def _by_identity(crops: Iterable[Crop]) -> dict[int, list[Crop]]:
+    """Crops of identified people, by identity in ascending order."""
+    found: dict[int, list[Crop]] = defaultdict(list)
+    for crop in crops:
+        if crop.identified:
+            found[crop.identity].append(crop)
+    return dict(sorted(found.items()))
+
+
+def _counts(crops: Sequence[Crop]) -> SplitCounts:
+    return SplitCounts(
+        crops=len(crops),
+        identities=len(_by_identity(crops)),
+        cameras=len({crop.camera for crop in crops}),
+        generated=sum(crop.generated for crop in crops),
+        without_joints=sum(crop.joints is None for crop in crops),
+    )
+
+
+def _one_camera(crops_of: dict[int, list[Crop]]) -> tuple[int, ...]:
+    return tuple(
+        identity for identity, crops in crops_of.items() if len({crop.camera for crop in crops}) == 1
+    )
+
+
+def _unmatched(query: Iterable[Crop], gallery: Iterable[Crop]) -> tuple[tuple[str, NoMatchReason], ...]:
+    """Queries that evaluation cannot score: it drops gallery crops of the query's own identity and camera."""
+    cameras_of: dict[int, set[int]] = defaultdict(set)
+    for crop in gallery:
+        cameras_of[crop.identity].add(crop.camera)
+    found: list[tuple[str, NoMatchReason]] = []
+    for crop in query:
+        if not crop.identified:
+            found.append((crop.name, "not a person"))
+        elif crop.identity not in cameras_of:
+            found.append((crop.name, "not in the gallery"))
+        elif cameras_of[crop.identity] == {crop.camera}:
+            found.append((crop.name, "only in the query's own camera"))
+    return tuple(found)
+
+
+def _pose_pair_count(crops: Iterable[Crop]) -> int:
+    """Ordered pairs of two crops of one identity that can be posed."""
+    sizes = Counter(crop.identity for crop in crops if crop.can_pose)
+    return sum(count * (count - 1) for count in sizes.values())
+
+
+def _count(what: str, items: Sequence[object]) -> str:
+    examples = ", ".join(str(item) for item in items[:_EXAMPLES])
+    return f"{len(items)} {what}: {examples}{', …' if len(items) > _EXAMPLES else ''}"

@@ -1,0 +1,125 @@
+"""One table of crops: where each picture lies, whose it is, which camera saw it, in which pose."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from posereid.pose.joints import Joints
+
+Split = Literal["train", "query", "gallery"]
+SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
+
+JUNK = -1
+"""Identity of crops that evaluation drops: bad boxes, parts of people."""
+
+DISTRACTOR = 0
+"""Identity of gallery crops that belong to nobody: they stay as negatives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One picture of one person.
+
+    ``name`` is the file's name, the key into keypoint tables. A generated crop carries its source's identity and
+    camera, the source's name, and the name of the crop (or canonical pose) whose pose it was drawn in.
+    """
+
+    path: Path
+    name: str
+    identity: int
+    camera: int
+    split: Split
+    joints: Joints | None = None
+    source: str | None = None
+    target_pose: str | None = None
+    mask_path: Path | None = None
+
+    @property
+    def generated(self) -> bool:
+        """Whether the generator drew this crop."""
+        return self.source is not None
+
+    @property
+    def identified(self) -> bool:
+        """Whether the crop belongs to somebody: neither junk nor distractor.
+
+        Only Market-1501's layout gives 0 and -1 these meanings; readers of other layouts start identities at 1.
+        """
+        return self.identity > DISTRACTOR
+
+    @property
+    def can_pose(self) -> bool:
+        """Whether the crop may take part in pose pairs: identified, with both shoulders and both hips."""
+        return self.identified and self.joints is not None and self.joints.has_torso
+
+
+@dataclass(frozen=True, eq=False)
+class CropTable(Sequence[Crop]):
+    """A sequence of crops, with what the reader could not use.
+
+    ``unparsed`` lists files whose names do not follow the layout, ``missing`` files that a list names and that
+    are not there; both are paths relative to ``root``.
+    """
+
+    root: Path
+    layout: str
+    crops: tuple[Crop, ...]
+    unparsed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    @overload
+    def __getitem__(self, index: int) -> Crop: ...
+    @overload
+    def __getitem__(self, index: slice) -> "CropTable": ...
+    def __getitem__(self, index: int | slice) -> "Crop | CropTable":
+        return self.with_crops(self.crops[index]) if isinstance(index, slice) else self.crops[index]
+
+    def __iter__(self) -> Iterator[Crop]:
+        return iter(self.crops)
+
+    def with_crops(self, crops: Iterable[Crop]) -> "CropTable":
+        """The same table holding other crops."""
+        return replace(self, crops=tuple(crops))
+
+    def split(self, name: Split) -> "CropTable":
+        """The crops of one split."""
+        return self.with_crops(crop for crop in self.crops if crop.split == name)
+
+    @property
+    def train(self) -> "CropTable":
+        """Crops to learn from."""
+        return self.split("train")
+
+    @property
+    def query(self) -> "CropTable":
+        """Crops to search for."""
+        return self.split("query")
+
+    @property
+    def gallery(self) -> "CropTable":
+        """Crops to search in, distractors and junk included."""
+        return self.split("gallery")
+
+    @cached_property
+    def identities(self) -> npt.NDArray[np.int64]:
+        """(n,) identities in table order."""
+        return np.array([crop.identity for crop in self.crops], np.int64)
+
+    @cached_property
+    def cameras(self) -> npt.NDArray[np.int64]:
+        """(n,) cameras in table order."""
+        return np.array([crop.camera for crop in self.crops], np.int64)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """File names in table order."""
+        return tuple(crop.name for crop in self.crops)

@@ -1,0 +1,281 @@
+"""Folders of person crops -> one :class:`~posereid.data.crops.CropTable`."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from posereid.data.crops import SPLITS, Crop, CropTable
+from posereid.data.readers import (
+    MARKET_FOLDERS,
+    MSMT17_FOLDERS,
+    MSMT17_LISTS,
+    Reading,
+    image_names,
+    read_market_folders,
+    read_msmt17,
+    read_own_csv,
+    read_rows,
+)
+from posereid.messages import complaint, shown
+from posereid.pose.files import read_keypoints
+from posereid.pose.joints import Joints
+
+Layout = Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"]
+
+MANIFEST = "manifest.csv"
+"""In the root of a generated set: which crop was drawn from which source in whose pose."""
+
+MASK_FOLDER = "foreground_masks"
+CROPS_CSV = "crops.csv"
+_KEYPOINT_PATTERNS = tuple(f"*annotation-{name}.csv" for name in ("train", "query", "test"))
+_MARKET_SHAPE = f"the folders {', '.join(MARKET_FOLDERS)} (Market-1501, DukeMTMC-reID)"
+_MSMT17_SHAPE = f"{' and '.join(MSMT17_FOLDERS[0])} with {', '.join(MSMT17_LISTS)} (MSMT17)"
+_CSV_SHAPE = f"a {CROPS_CSV} with the columns path,identity,camera"
+_SHAPES: dict[Layout, str] = {
+    "auto": f"{_MARKET_SHAPE}, or {_MSMT17_SHAPE}, or {_CSV_SHAPE}",
+    "market1501": _MARKET_SHAPE,
+    "dukemtmc": _MARKET_SHAPE,
+    "msmt17": _MSMT17_SHAPE,
+    "csv": _CSV_SHAPE,
+}
+
+
+def load_crops(
+    root: str | Path, layout: Layout = "auto", keypoints: Sequence[str | Path] | None = None
+) -> CropTable:
+    """Read a set of crops; images are listed, not opened.
+
+    ``root`` is the folder of the set, or the CSV file of a set of one's own. A folder that holds the set in
+    its one subfolder will do. Layouts:
+
+    - ``market1501``, ``dukemtmc``: ``bounding_box_train``, ``query``, ``bounding_box_test``, at least one of
+      them; identity and camera stand in the names.
+    - ``msmt17``: the lists and folders of either release, see
+      :func:`~posereid.data.readers.read_msmt17` for its identities.
+    - ``csv``: ``path,identity,camera[,split]``, see :func:`~posereid.data.readers.read_own_csv`.
+
+    ``keypoints`` are files or folders that :func:`~posereid.pose.files.read_keypoints` reads; None takes the
+    files ``*annotation-{train,query,test}.csv`` in the root, an empty sequence none. Joints are matched by
+    file name, or without its ending. ``manifest.csv`` in the root marks generated crops, and
+    ``foreground_masks/<folder>/<stem>.png`` become mask paths.
+
+    Crops are ordered by split and then by name (in the order of the lists for ``msmt17`` and ``csv``).
+
+    Raises InputError for anything that is wrong with the folder, the lists or the keypoint files.
+    """
+    if layout not in get_args(Layout):
+        raise complaint("layout", repr(layout), " or ".join(get_args(Layout)), "choose one of these")
+    given = Path(root)
+    home, found, notes = _find_set(given, layout)
+    reading, found = _read(home, found)
+    folder = home.parent if home.is_file() else home
+    if not reading.crops:
+        unusable = (
+            f"{len(reading.missing)} listed files missing and {len(reading.unparsed)} names not understood"
+        )
+        raise complaint(home, f"no crop ({unusable})", "at least one", "unpack the images beside the lists")
+    crops = sorted(reading.crops, key=lambda crop: SPLITS.index(crop.split))
+    crops = _with_manifest(crops, folder, reading)
+    crops = _with_masks(crops, folder)
+    paths = _keypoint_paths(given, folder, keypoints)
+    crops = _with_joints(crops, paths, reading, names_identify=found in ("market1501", "dukemtmc"))
+    return CropTable(
+        root=folder,
+        layout=found,
+        crops=tuple(crops),
+        unparsed=tuple(reading.unparsed),
+        missing=tuple(reading.missing),
+        notes=(*notes, *reading.notes),
+    )
+
+
+def _find_set(root: Path, layout: Layout) -> tuple[Path, str, list[str]]:
+    """The folder (or CSV file) that holds the set, its layout ("market" for either of two), and notes."""
+    try:
+        is_file, is_folder = root.is_file(), root.is_dir()
+    except (OSError, ValueError):
+        is_file = is_folder = False
+    if is_file:
+        if layout in ("auto", "csv") and root.suffix.lower() == ".csv":
+            return root, "csv", []
+        raise complaint(
+            root, "a file", "the folder of the set, or a .csv file that lists it", "give the folder"
+        )
+    if not is_folder:
+        raise complaint(root, "no such folder", "the folder of a set of crops", "check the path")
+    if kind := _kind(root, layout):
+        return (root / CROPS_CSV if kind == "csv" else root), kind, []
+    children = _subfolders(root)
+    holding = [(child, kind) for child in children if (kind := _kind(child, layout))]
+    if len(holding) == 1:
+        child, kind = holding[0]
+        note = f"The set was found in the subfolder {shown(child.name, 80)}."
+        return (child / CROPS_CSV if kind == "csv" else child), kind, [note]
+    if holding:
+        names = " and ".join(shown(child.name) for child, _ in holding[:3])
+        raise complaint(root, f"{len(holding)} sets ({names})", "one", "give the folder of one of them")
+    images = len(image_names(root))
+    inside = f"{images} images" if images else f"{len(children)} folders"
+    raise complaint(
+        root,
+        "an empty folder" if not any(root.iterdir()) else f"{inside} in another arrangement",
+        _SHAPES[layout],
+        "arrange the crops so, or name the layout that they have",
+    )
+
+
+def _kind(folder: Path, layout: Layout) -> str | None:
+    market = any((folder / name).is_dir() for name in MARKET_FOLDERS)
+    msmt17 = any((folder / name).is_dir() for pair in MSMT17_FOLDERS for name in pair) and any(
+        (folder / name).is_file() for name in MSMT17_LISTS
+    )
+    own = (folder / CROPS_CSV).is_file()
+    if own and layout in ("auto", "csv"):
+        return "csv"
+    if market and layout in ("market1501", "dukemtmc"):
+        return layout
+    if market and layout == "auto":
+        return "market"
+    return "msmt17" if msmt17 and layout in ("auto", "msmt17") else None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    except OSError as error:
+        raise complaint(
+            folder,
+            f"a folder that cannot be read ({error.strerror})",
+            "a readable one",
+            "check its permissions",
+        ) from error
+
+
+def _read(home: Path, kind: str) -> tuple[Reading, str]:
+    if kind == "csv":
+        return read_own_csv(home), kind
+    if kind == "msmt17":
+        return read_msmt17(home), kind
+    if kind == "market":
+        return read_market_folders(home, None)
+    return read_market_folders(home, "dukemtmc" if kind == "dukemtmc" else "market1501")
+
+
+def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop]:
+    """Crops that the manifest names become generated ones; names without a file are missing files."""
+    path = root / MANIFEST
+    if not path.is_file():
+        return crops
+    origin: dict[str, tuple[str, str]] = {}
+    for line, row in read_rows(path, ("name", "source", "target_pose")):
+        empty = [column for column in ("name", "source", "target_pose") if not row[column]]
+        if empty:
+            raise complaint(f"{path}, line {line}", f"no {empty[0]}", "a name", "correct the line")
+        if row["name"] in origin:
+            raise complaint(
+                f"{path}, line {line}",
+                f"the name {shown(row['name'], 80)} again",
+                "each name once",
+                "delete one of the two lines",
+            )
+        origin[row["name"]] = (row["source"], row["target_pose"])
+    names = {crop.name for crop in crops}
+    reading.missing.extend(name for name in origin if name not in names)
+    return [
+        replace(crop, source=origin[crop.name][0], target_pose=origin[crop.name][1])
+        if crop.name in origin
+        else crop
+        for crop in crops
+    ]
+
+
+def _with_masks(crops: list[Crop], root: Path) -> list[Crop]:
+    masks = root / MASK_FOLDER
+    if not masks.is_dir():
+        return crops
+    stems_of = {
+        folder: {Path(name).stem: name for name in image_names(masks / folder) if name.endswith(".png")}
+        for folder in {crop.path.parent.relative_to(root) for crop in crops}
+        if (masks / folder).is_dir()
+    }
+
+    def mask_path(crop: Crop) -> Path | None:
+        folder = crop.path.parent.relative_to(root)
+        name = stems_of.get(folder, {}).get(crop.path.stem)
+        return masks / folder / name if name else None
+
+    return [replace(crop, mask_path=mask_path(crop)) for crop in crops]
+
+
+def _keypoint_paths(given: Path, home: Path, keypoints: Sequence[str | Path] | None) -> list[Path]:
+    if isinstance(keypoints, str | Path):  # a lone path would be taken apart into letters
+        return [Path(keypoints)]
+    if keypoints is not None:
+        return [Path(path) for path in keypoints]
+    folders = [home] if given.is_file() or given == home else [given, home]
+    return [
+        path for folder in folders for pattern in _KEYPOINT_PATTERNS for path in sorted(folder.glob(pattern))
+    ]
+
+
+def _with_joints(
+    crops: list[Crop], paths: Sequence[Path], reading: Reading, *, names_identify: bool
+) -> list[Crop]:
+    """Attach joints by name, or by the name without its ending, which OpenPose drops."""
+    if not paths:
+        return crops
+    joints_of, notes = _merged(paths)
+    reading.notes.extend(notes)
+    keys = [next((key for key in (crop.name, crop.path.stem) if key in joints_of), None) for crop in crops]
+    used = Counter(key for key in keys if key is not None)
+    if not names_identify and used:
+        # Names may repeat in different folders, and one person's joints must not land on another.
+        key, count = used.most_common(1)[0]
+        if count > 1:
+            raise complaint(
+                paths[0],
+                f"joints for {shown(key, 80)}, a name that {count} crops have",
+                "a name of its own for each crop with joints",
+                "rename the crops",
+            )
+    if len(used) < len(joints_of):
+        example = next(name for name in joints_of if name not in used)
+        reading.notes.append(
+            f"{len(joints_of) - len(used)} of {len(joints_of)} names in the keypoint files belong to no "
+            f"crop of the set, for example {shown(example, 80)}."
+        )
+    return [
+        crop if key is None else replace(crop, joints=joints_of[key])
+        for crop, key in zip(crops, keys, strict=True)
+    ]
+
+
+def _merged(paths: Iterable[Path]) -> tuple[dict[str, Joints], list[str]]:
+    """All tables in one; a name may stand in several files if they agree."""
+    merged: dict[str, Joints] = {}
+    origin: dict[str, Path] = {}
+    notes: list[str] = []
+    for path in paths:
+        table = read_keypoints(path)
+        notes.extend(table.notes)
+        for name, joints in table.items():
+            if name in merged and not _same(merged[name], joints):
+                raise complaint(
+                    path,
+                    f"other joints for {shown(name, 80)} than in {origin[name]}",
+                    "the same in both",
+                    "give one of the two files",
+                )
+            merged[name] = joints
+            origin.setdefault(name, path)
+    return merged, notes
+
+
+def _same(first: Joints, second: Joints) -> bool:
+    return np.array_equal(first.present, second.present) and np.array_equal(first.xy, second.xy)

@@ -1,0 +1,172 @@
+"""Cameras: where they look from, what they see behind people, and what lens and sensor do to the picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from posereid.data.synthetic.props import OCCLUDERS
+from posereid.data.synthetic.scenes import Scene, build_scene
+
+FloatImage = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Everything about one crop that belongs neither to the person nor to the pose nor to the camera.
+
+    The same shot with another person, pose or camera shows them under the same circumstances.
+    """
+
+    yaw: float
+    """Radians by which the person is turned; 0 faces the camera, +π/2 walks to the right of the image."""
+    fill: float
+    """Height of the person over the height of the crop; above 1 the box cuts the person."""
+    shift_x: float
+    shift_y: float
+    """Misalignment of the box, as a share of its width and height."""
+    squeeze: float
+    """Horizontal over vertical scale."""
+    across: float
+    depth: float
+    """Where in the scene the person stands, both in [0, 1]."""
+    exposure: float
+    occluder: str
+    """One of OCCLUDERS, or an empty string."""
+    detail_seed: int
+    """Seeds sensor noise, the occluder's looks and those of a bicycle or parcel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One fixed camera. ``number`` counts from 1; angles are radians; images it makes are ``height`` high."""
+
+    number: int
+    height: int
+    scene: Scene
+    mean_yaw: float
+    elevation: float
+    distance: float
+    light: npt.NDArray[np.float64]
+    """Unit vector towards the light in view axes: right, down, towards the viewer."""
+    ambient: float
+    diffuse: float
+    cast: npt.NDArray[np.float64]
+    """Factors on red, green and blue."""
+    gamma: float
+    contrast: float
+    blur: float
+    """Standard deviation in pixels of a crop 128 high."""
+    noise: float
+    """Standard deviation of the sensor noise in grey levels."""
+    native_height: int
+    """Rows that the sensor really has on a crop; fewer than ``height`` are scaled up."""
+
+    @property
+    def width(self) -> int:
+        """Width of the crops."""
+        return self.height // 2
+
+    def shoot(self, rng: np.random.Generator, yaw: float | None = None) -> Shot:
+        """Random circumstances for one crop. ``yaw`` fixes the direction; the other draws do not change."""
+        drawn = self.mean_yaw + float(rng.uniform(-0.87, 0.87))
+        exception = float(rng.uniform(-np.pi, np.pi))
+        if rng.random() < 0.12:
+            drawn = exception
+        fill = float(rng.uniform(0.78, 0.95))
+        shift_x, shift_y = float(rng.normal(0, 0.045)), float(rng.normal(0, 0.018))
+        cut, side = float(rng.uniform(0.05, 0.3)), rng.random()
+        if rng.random() < 0.07:
+            # The detector's box misses a part: mostly the legs, sometimes the head.
+            fill, shift_y = fill + cut, (0.5 if side < 0.8 else -0.2) * cut
+        kind = OCCLUDERS[int(rng.integers(len(OCCLUDERS)))]
+        return Shot(
+            yaw=drawn if yaw is None else yaw,
+            fill=fill,
+            shift_x=shift_x,
+            shift_y=shift_y,
+            squeeze=float(rng.uniform(0.93, 1.07)),
+            occluder=kind if rng.random() < 0.08 else "",
+            across=float(rng.random()),
+            depth=float(rng.random()),
+            exposure=float(np.exp(rng.normal(0, 0.05))),
+            detail_seed=int(rng.integers(2**31)),
+        )
+
+    def shoot_junk(self, rng: np.random.Generator) -> Shot:
+        """Circumstances of a useless crop: the box holds a piece of a person, or misses them altogether."""
+        shot = self.shoot(rng)
+        fill = float(rng.uniform(1.5, 3.0))
+        return Shot(
+            **{
+                **shot.__dict__,
+                "fill": fill,
+                "shift_x": float(rng.uniform(-0.6, 0.6)),
+                "shift_y": float(rng.uniform(-0.4, 0.4)) * fill,
+            }
+        )
+
+    def background(self, shot: Shot, metres_high: float, feet_row: float, feet_column: float) -> FloatImage:
+        """The window of the scene behind the person, (height, width, 3) in [0, 1].
+
+        ``metres_high`` is the height of the crop where the person stands; the feet are at the given row and
+        column of the crop.
+        """
+        column, row, metre = self.scene.window(shot.across, shot.depth)
+        scale = metre * metres_high / self.height
+        scale_x = scale / shot.squeeze
+        image = self.scene.image
+        left = np.clip(column - feet_column * scale_x, 0, max(image.width - self.width * scale_x, 0))
+        top = np.clip(row - feet_row * scale, 0, max(image.height - self.height * scale, 0))
+        box = (
+            float(left),
+            float(top),
+            float(min(left + self.width * scale_x, image.width)),
+            float(min(top + self.height * scale, image.height)),
+        )
+        window = image.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(window, np.float32) * np.float32(1 / 255)
+
+    def develop(self, radiance: FloatImage, shot: Shot) -> npt.NDArray[np.uint8]:
+        """Lens and sensor: colour cast, exposure, gamma, blur, native resolution, noise."""
+        tone = np.clip(radiance * (self.cast * shot.exposure).astype(np.float32), 0, 1)
+        tone = np.clip((tone ** np.float32(self.gamma) - 0.45) * self.contrast + 0.45, 0, 1)
+        image = Image.fromarray((tone * 255 + 0.5).astype(np.uint8))
+        sigma = self.blur * self.height / 128
+        if sigma > 0.2:
+            image = image.filter(ImageFilter.GaussianBlur(sigma))
+        if self.native_height < self.height:
+            small = image.resize((self.native_height // 2, self.native_height), Image.Resampling.BOX)
+            image = small.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        noise = np.random.default_rng((shot.detail_seed, 1)).standard_normal(
+            (self.height, self.width, 3), np.float32
+        )
+        noisy = np.asarray(image, np.float32) + noise * np.float32(self.noise)
+        return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+
+
+def build_camera(number: int, cameras: int, height: int, rng: np.random.Generator) -> Camera:
+    """Camera ``number`` of ``cameras``: the directions from which they see people are spread evenly."""
+    scene = build_scene(rng)
+    mean_yaw = 0.35 + 2 * np.pi * (number - 1) / cameras + rng.normal(0, 0.12)
+    light = np.array([rng.uniform(-0.8, 0.8), -rng.uniform(0.4, 0.9), rng.uniform(0.25, 0.8)])
+    warmth = rng.normal(0, 0.05)
+    share = float(rng.choice((1.0, 1.0, 0.75, 0.55)))
+    return Camera(
+        number=number,
+        height=height,
+        scene=scene,
+        mean_yaw=float((mean_yaw + np.pi) % (2 * np.pi) - np.pi),
+        elevation=float(rng.uniform(0.08, 0.40)),
+        distance=float(rng.uniform(5, 10)),
+        light=light / np.linalg.norm(light),
+        ambient=float(rng.uniform(0.50, 0.66)),
+        diffuse=float(rng.uniform(0.38, 0.62)),
+        cast=np.exp([warmth, rng.normal(0, 0.025), -warmth]) * float(rng.uniform(0.85, 1.12)),
+        gamma=float(np.exp(rng.normal(0, 0.13))),
+        contrast=float(rng.uniform(0.82, 1.05)),
+        blur=float(rng.uniform(0.0, 0.65)),
+        noise=float(rng.uniform(1.0, 2.4)),
+        native_height=round(share * height / 2) * 2,
+    )

@@ -1,0 +1,118 @@
+"""E, the re-ID network: a backbone, the 128-d embedding, the identity classifier (sections 3.7 and 4)."""
+
+import difflib
+from typing import TypedDict
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posereid.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+class Embedded(TypedDict):
+    """What E says of a batch. A mapping, because distributed training looks for tensors inside an output."""
+
+    embedding: Float[Tensor, "b 128"]
+    """Not normalised."""
+    logits: Float[Tensor, "b identities"]
+
+
+class Embedder(nn.Module):
+    """E: image to 128-d embedding and identity logits (section 4).
+
+    The backbone's feature vector goes to two heads: a fully connected embedding layer, used by the quartet and
+    semantic-consistency losses and by search; and the classifier, FC-128, batch normalisation, dropout, ReLU, then
+    one logit per identity. Images are (B, 3, H, W) in [-1, 1] and are resized to ``input_size`` (height, width);
+    ``crop_size`` is the (height, width) that crops have before that.
+    """
+
+    image_mean: Tensor
+    image_deviation: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        features: int,
+        identities: int,
+        input_size: tuple[int, int],
+        crop_size: tuple[int, int] = (128, 64),
+        embedding: int = 128,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.input_size = input_size
+        self.crop_size = crop_size
+        self.embedding = nn.Linear(features, embedding)
+        self.classifier = nn.Sequential(
+            nn.Linear(features, 128),
+            nn.BatchNorm1d(128),
+            nn.Dropout(dropout),
+            nn.ReLU(inplace=True),
+            nn.Linear(128, identities),
+        )
+        self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "image_deviation", torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1), persistent=False
+        )
+
+    def feature_vector(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
+        """The backbone's pooled features of images in [-1, 1]."""
+        if tuple(images.shape[-2:]) != self.input_size:
+            images = F.interpolate(
+                images, size=self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return self.backbone(((images + 1) / 2 - self.image_mean) / self.image_deviation)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedded:
+        """Embedding and logits, for training."""
+        features = self.feature_vector(images)
+        return Embedded(embedding=self.embedding(features), logits=self.classifier(features))
+
+    def embed(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 128"]:
+        """Embeddings of unit length, for search: their dot product is the cosine similarity."""
+        return F.normalize(self.embedding(self.feature_vector(images)))
+
+
+def build_embedder(
+    identities: int,
+    backbone: str = "resnet50",
+    *,
+    pretrained: bool = True,
+    input_size: tuple[int, int] = (256, 128),
+    crop_size: tuple[int, int] = (128, 64),
+    dropout: float = 0.5,
+) -> Embedder:
+    """E on any timm backbone.
+
+    Raises InputError when timm has no such backbone, or when its ImageNet weights are asked for and cannot be
+    had: training from scratch is a choice that the recipe makes, never a fallback.
+    """
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        raise InputError(
+            f"embedder.backbone: timm has no model {backbone!r}; "
+            + (f"did you mean {', '.join(near)}?" if near else "choose a name from timm.list_models().")
+        )
+    if pretrained and not timm.models.get_pretrained_cfg(backbone).has_weights:
+        raise InputError(
+            f"embedder.pretrained: timm has no ImageNet weights for {backbone!r}; "
+            "set embedder.pretrained to false to train it from scratch, or choose another backbone."
+        )
+    try:
+        trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
+    except Exception as error:
+        if not pretrained:
+            raise
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"embedder.pretrained: the ImageNet weights of {backbone!r} could not be fetched ({reason}); connect to "
+            "the network once so that they are cached, or set embedder.pretrained to false to train from scratch."
+        ) from error
+    return Embedder(trunk, trunk.num_features, identities, input_size, crop_size, dropout=dropout)

@@ -1,0 +1,48 @@
+"""What a crop's file name says: whose it is and which camera saw it."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+NameStyle = Literal["market1501", "dukemtmc"]
+
+IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""Endings, in lower case, of the files that count as images."""
+
+NAME_EXAMPLES: dict[NameStyle, str] = {
+    "market1501": "0002_c1s1_000451_03.jpg",
+    "dukemtmc": "0005_c2_f0046985.jpg",
+}
+
+# Generated crops add words after the box, such as "_p2"; OpenPose drops the ending, and some of Market-1501's
+# files have two.
+_TAIL = r"(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z]+)*"
+_PATTERNS: dict[NameStyle, re.Pattern[str]] = {
+    "market1501": re.compile(rf"(-1|[0-9]{{4}})_c([0-9])s[0-9]_[0-9]{{6}}_[0-9]{{2}}{_TAIL}"),
+    # Nobody in DukeMTMC-reID is number 0, which would mean "distractor" here.
+    "dukemtmc": re.compile(rf"((?!0000)[0-9]{{4}})_c([0-9])_f[0-9]{{7}}{_TAIL}"),
+}
+
+
+@dataclass(frozen=True)
+class CropName:
+    """Identity (-1 junk, 0 distractor, else a person) and camera, as a file name states them."""
+
+    identity: int
+    camera: int
+    style: NameStyle
+
+
+def parse_crop_name(name: str, style: NameStyle | None = None) -> CropName | None:
+    """Read a Market-1501 or DukeMTMC-reID file name, with or without its ending.
+
+    ``style`` accepts one of the two only. Returns None for a name that follows neither.
+
+    >>> parse_crop_name("0002_c1s1_000451_03.jpg")
+    CropName(identity=2, camera=1, style='market1501')
+    """
+    for candidate in (style,) if style else tuple(_PATTERNS):
+        found = _PATTERNS[candidate].fullmatch(name)
+        if found:
+            return CropName(int(found[1]), int(found[2]), candidate)
+    return None
