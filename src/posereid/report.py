@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from posereid.errors import InputError
@@ -101,7 +103,9 @@ def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:
     stages = list(dict.fromkeys(stage for by_stage in curves.values() for stage in by_stage))
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(3.6 * columns, 2.5 * rows), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (name, by_stage) in zip(axes, curves.items(), strict=False):
@@ -165,7 +169,7 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tu
         if step is None:
             continue
         for name, value in record.items():
-            if name.startswith(_PREFIX) and isinstance(value, int | float):
+            if name.startswith(_PREFIX) and isinstance(value, Real):
                 by_stage = curves.setdefault(name, {})
                 by_stage.setdefault(str(record.get("stage", "training")), []).append(
                     (float(step), float(value))
@@ -194,9 +198,9 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _cell_text(cell: Cell) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+    if cell is None or (isinstance(cell, float | np.floating) and math.isnan(cell)):
         return "–"
-    if isinstance(cell, bool):
+    if isinstance(cell, bool | np.bool_):
         return "yes" if cell else "no"
     if isinstance(cell, str):
         return cell

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posereid.data.synthetic.appearance import Appearance, sample_appearance
-from posereid.data.synthetic.body import Array, Proportions, Skeleton, pose_body, sample_proportions
+from posereid.data.synthetic.body import Array, Frame, Proportions, Skeleton, pose_body, sample_proportions
 from posereid.data.synthetic.cameras import Camera, FloatImage, Shot
 from posereid.data.synthetic.figure import Figure, build_figure
 from posereid.data.synthetic.patterns import Material, fold_shade, reflectance
@@ -26,6 +26,8 @@ _OWN_THICKNESS = {
     "nose": 0.035, "neck": 0.22, "shoulder": 0.34, "elbow": 0.09, "wrist": 0.08,
     "hip": 0.36, "knee": 0.12, "ankle": 0.10, "eye": 0.03, "ear": 0.06,
 }  # fmt: skip
+_FACE = np.array([name in ("nose", "right_eye", "left_eye") for name in JOINT_NAMES])
+_FACE_BEHIND = 0.028  # metres behind the middle of the head at which nose and eyes have turned away
 _TOLERANCE = np.array([_OWN_THICKNESS[name.rpartition("_")[2]] for name in JOINT_NAMES])
 
 
@@ -96,7 +98,8 @@ def render_shot(person: Person | None, pose: Pose, camera: Camera, shot: Shot) -
     surface = cast(solids, rotation, origin, fine, height * SUPERSAMPLING, width * SUPERSAMPLING)
     colour = _shaded(surface, solids, materials, person.figure.folds, camera)
     points = fine.points((skeleton.joints - centre) @ turn.T)
-    joints = _visible_joints(points, surface, solids, fine)
+    head_depth = float((turn @ (skeleton.origin[Frame.HEAD] - centre))[2])
+    joints = _visible_joints(points, head_depth, surface, solids, fine)
 
     feet = projection.points(np.array([(-centre) @ turn.T]))[0]
     metres_high = height / projection.scale_y
@@ -195,7 +198,9 @@ def _creases(surface: Surface, scale: float, height: int, width: int) -> FloatIm
     return 1 - np.float32(0.075) * shade
 
 
-def _visible_joints(points: FloatArray, surface: Surface, solids: Solids, fine: Projection) -> Joints:
+def _visible_joints(
+    points: FloatArray, head_depth: float, surface: Surface, solids: Solids, fine: Projection
+) -> Joints:
     """Which joints lie in the crop and are not hidden, in crop pixels."""
     height, width = surface.depth_map.shape
     column, row = np.round(points[:, 0]).astype(int), np.round(points[:, 1]).astype(int)
@@ -205,6 +210,7 @@ def _visible_joints(points: FloatArray, surface: Surface, solids: Solids, fine: 
     solid = surface.solid_map[row, column]
     foreign = (solid >= 0) & (solids.layer[solid] == _IN_FRONT)
     present &= (before <= _TOLERANCE) & ~(foreign & (before > 0))
+    present &= ~(_FACE & (points[:, 2] / fine.scale_y < head_depth - _FACE_BEHIND))
     xy = (points[:, :2] - (SUPERSAMPLING - 1) / 2) / SUPERSAMPLING
     limit = np.array([width // SUPERSAMPLING - 1, height // SUPERSAMPLING - 1])
     xy = np.clip(xy, 0, limit)

@@ -118,12 +118,12 @@ def _legs(builder: SolidBuilder, body: Proportions, looks: Appearance) -> None:
             # The cloth lies on a leg that steps forward, so that no bare thigh comes through it.
             longer = 0.92 if looks.upper_kind == "dress" else 0.78
             builder.add(
-                thigh_frame, LOWER, (0, 0.004, -0.01), (0, 0, thigh), (0.09 * girth, 0.082 * girth),
+                thigh_frame, LOWER, (0, 0.004, -0.01), (0, 0, thigh), (0.081 * girth, 0.082 * girth),
                 keep=(-FAR, thigh * longer), pattern_origin=(0, 0, -body.waist_height),
             )  # fmt: skip
         if looks.lower_kind == "shorts":
             builder.add(
-                thigh_frame, LOWER, (0, 0.004, -0.01), (0, 0, thigh), (0.092 * girth, 0.076 * girth),
+                thigh_frame, LOWER, (0, 0.004, -0.01), (0, 0, thigh), (0.083 * girth, 0.076 * girth),
                 keep=(-FAR, thigh * 0.82),
             )  # fmt: skip
         sole = -body.ankle_height

@@ -1,4 +1,4 @@
-"""Things beside the body: the bicycle, the bench, a parcel, and what may stand in front of a person."""
+"""Things beside the body: bicycle, bench, parcel, telephone, and what may stand in front of a person."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +22,9 @@ from posereid.pose.joints import joint_index
 
 OCCLUDERS = ("post", "hedge", "passer-by", "plant", "parked bicycle", "bin")
 """Kinds of things that may hide a part of the person."""
+
+
+_SIDES = ("right", "left")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,17 @@ def parcel(skeleton: Skeleton, colour: tuple[float, float, float], size: float) 
     return _still(builder, (Material(colour),), on_body=True)
 
 
+def phone(skeleton: Skeleton) -> Prop:
+    """A dark telephone in the hand that is at an ear."""
+    joints = skeleton.joints
+    sides = [(joints[joint_index(f"{side}_wrist")], joints[joint_index(f"{side}_ear")]) for side in _SIDES]
+    wrist, ear = min(sides, key=lambda pair: float(np.linalg.norm(pair[0] - pair[1])))
+    lower, upper = 0.55 * wrist + 0.45 * ear, 0.15 * wrist + 0.85 * ear
+    builder = SolidBuilder()
+    builder.add(0, 0, tuple(lower.tolist()), tuple(upper.tolist()), 0.022, (0.7, 1.2, 1))
+    return _still(builder, (Material((0.06, 0.06, 0.07)),), on_body=True)
+
+
 def occluder(kind: str, rng: np.random.Generator) -> Prop:
     """Something that stands between the person and the camera; ``kind`` is one of :data:`OCCLUDERS`."""
     aside = float(rng.choice((-1, 1)) * rng.uniform(0.12, 0.36))
@@ -175,7 +189,7 @@ def occluder(kind: str, rng: np.random.Generator) -> Prop:
 
 
 def belongings(pose: Pose, skeleton: Skeleton, seed: int) -> list[Prop]:
-    """What the pose itself brings along: a bicycle, a bench, a parcel. ``seed`` fixes their looks."""
+    """What the pose brings along: a bicycle, a bench, a parcel, a telephone. ``seed`` fixes their looks."""
     rng = np.random.default_rng(seed)
     tint = rng.uniform(0.0, 1.0, 3)
     if pose.riding:
@@ -184,6 +198,8 @@ def belongings(pose: Pose, skeleton: Skeleton, seed: int) -> list[Prop]:
         hips = skeleton.origin[0]
         seat = bench(float(hips[2]) - 0.13)
         return [Prop(seat.solids, seat.materials, seat.rotation, seat.origin, True)]
+    if pose.kind == "phoning":
+        return [phone(skeleton)]
     if pose.kind == "carrying" and tint[0] < 0.7:
         brown = np.array((0.62, 0.47, 0.31)) * (0.6 + 0.6 * tint[1])
         return [parcel(skeleton, tuple(brown), 0.06 + 0.1 * float(tint[2]))]

@@ -247,15 +247,8 @@ def cast(
     depth_map[pixel] = depth
     solid_map = np.full(height * width, _BACKGROUND, np.intp)
     solid_map[pixel] = solid
-    return Surface(
-        pixel,
-        solid,
-        depth,
-        normal.T,
-        part.T,
-        depth_map.reshape(height, width),
-        solid_map.reshape(height, width),
-    )
+    shape = (height, width)
+    return Surface(pixel, solid, depth, normal.T, part.T, depth_map.reshape(shape), solid_map.reshape(shape))
 
 
 def _turned(

@@ -191,6 +191,10 @@ def _furniture(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scene: Scene
                     (cx - 0.33 * metre, row - 0.62 * metre, cx + 0.33 * metre, row + 0.02 * metre),
                     fill=(34, 34, 34),
                 )
+                draw.ellipse(
+                    (cx - 0.17 * metre, row - 0.46 * metre, cx + 0.17 * metre, row - 0.14 * metre),
+                    fill=(128, 128, 130),
+                )
         elif kind == 3:  # bin, box or sign
             tone = _ink(rng, _CARS + _GREENS)
             high, half = rng.uniform(0.7, 1.6) * metre, rng.uniform(0.2, 0.5) * metre

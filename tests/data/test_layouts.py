@@ -1,0 +1,379 @@
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from posereid.data.images import MAX_PIXELS, open_image
+from posereid.data.layouts import load_crops
+from posereid.data.readers import MSMT17_TEST_OFFSET
+from posereid.errors import InputError
+from posereid.pose.formats import CSV_HEADER
+
+TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c2s1_000451_01.jpg", "0007_c3s2_000001_01.png"]
+QUERY = ["0001_c1s1_001051_00.jpg"]
+GALLERY = ["0001_c2s1_001051_01.jpg", "0000_c1s1_000151_01.jpg", "-1_c4s1_000151_02.jpg.jpg"]
+
+
+def touch(root: Path, names: Iterable[str]) -> Path:
+    """Empty files: readers list images and never open them."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def market(root: Path) -> Path:
+    touch(root / "bounding_box_train", TRAIN)
+    touch(root / "query", QUERY)
+    return touch(root / "bounding_box_test", GALLERY).parent
+
+
+def keypoint_file(path: Path, names: Iterable[str], y: int = 5) -> Path:
+    path.write_text("\n".join([CSV_HEADER, *(f"{name}: {[y] * 18}: {[3] * 18}" for name in names)]))
+    return path
+
+
+def problem_with(*arguments: object, **options: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load_crops(*arguments, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+# --- Market-1501 and DukeMTMC-reID -------------------------------------------------------------------------
+
+
+def test_market(tmp_path: Path) -> None:
+    root = market(tmp_path)
+    touch(root / "query", ["Thumbs.db", ".hidden.jpg", "IMG_1.jpg", "notes.txt"])
+    table = load_crops(str(root))
+    assert table.layout == "market1501"
+    assert table.root == root
+    assert table.train.names == tuple(sorted(TRAIN))
+    assert table.query.identities.tolist() == [1]
+    assert table.gallery.identities.tolist() == [-1, 0, 1]
+    assert table.gallery.cameras.tolist() == [4, 1, 2]
+    assert [crop.identified for crop in table.gallery] == [False, False, True]
+    assert table.unparsed == ("query/IMG_1.jpg",)
+    assert all(crop.path.is_file() for crop in table)
+    assert not any(crop.generated for crop in table)
+
+
+def test_market_in_a_subfolder_is_found(tmp_path: Path) -> None:
+    market(tmp_path / "Market-1501-v15.09.15")
+    touch(tmp_path, ["other/readme.txt"])
+    keypoint_file(tmp_path / "market-annotation-train.csv", TRAIN)
+    table = load_crops(tmp_path)
+    assert table.root.name == "Market-1501-v15.09.15"
+    assert "Market-1501-v15.09.15" in table.notes[0]
+    assert table.train[0].joints is not None
+    market(tmp_path / "copy")
+    assert "2 sets" in problem_with(tmp_path)
+
+
+def test_training_folder_alone_will_do(tmp_path: Path) -> None:
+    touch(tmp_path / "bounding_box_train", ["0002_c1s1_000451_03_p2.jpg"])
+    table = load_crops(tmp_path)
+    assert len(table) == len(table.train) == 1
+    assert table[0].identity == 2
+
+
+def test_duke_is_told_by_its_names_and_its_withdrawal_noted(tmp_path: Path) -> None:
+    touch(tmp_path / "bounding_box_train", ["0005_c2_f0046985.jpg", "0000_c2_f0046985.jpg"])
+    touch(tmp_path / "query", ["0006_c8_f0000001.jpg"])
+    table = load_crops(tmp_path)
+    assert table.layout == "dukemtmc"
+    assert [(crop.identity, crop.camera, crop.split) for crop in table] == [(5, 2, "train"), (6, 8, "query")]
+    assert table.unparsed == ("bounding_box_train/0000_c2_f0046985.jpg",)
+    assert "withdrawn" in table.notes[0]
+    assert "2019" in table.notes[0]
+    assert "0002_c1s1_000451_03.jpg" in problem_with(tmp_path, "market1501")
+
+
+def test_36000_files_are_listed_quickly(tmp_path: Path) -> None:
+    folder = tmp_path / "bounding_box_train"
+    folder.mkdir()
+    for number in range(36_000):
+        os.close(os.open(folder / f"{number // 24 + 1:04}_c1s1_{number:06}_01.jpg", os.O_CREAT))
+    start = time.perf_counter()
+    assert len(load_crops(tmp_path)) == 36_000
+    assert time.perf_counter() - start < 6  # about 0.6 s on an idle machine
+
+
+# --- MSMT17 ------------------------------------------------------------------------------------------------
+
+
+def msmt17(root: Path, train: str = "train", test: str = "test") -> Path:
+    touch(root / train, ["0000/0000_000_01_0303morning_0015_0.jpg", "0001/0001_000_15_0303noon_0015_0.jpg"])
+    touch(root / test, ["0000/0000_000_02_0303morning_0015_0.jpg", "0000/0000_001_03_0303morning_0015_0.jpg"])
+    (root / "list_train.txt").write_text("0000/0000_000_01_0303morning_0015_0.jpg 0\n\n")
+    (root / "list_val.txt").write_text("0001/0001_000_15_0303noon_0015_0.jpg 1\n")
+    (root / "list_query.txt").write_text("0000/0000_000_02_0303morning_0015_0.jpg 0\n")
+    (root / "list_gallery.txt").write_text(
+        "0000/0000_001_03_0303morning_0015_0.jpg 0\r\n0009/0009_001_03_0303morning_0015_0.jpg 9\n0000/x.jpg 0"
+    )
+    return root
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("mask_train_v2", "mask_test_v2")])
+def test_msmt17(tmp_path: Path, folders: tuple[str, str]) -> None:
+    table = load_crops(msmt17(tmp_path, *folders))
+    assert table.layout == "msmt17"
+    assert table.train.identities.tolist() == [1, 2]
+    assert table.train.cameras.tolist() == [1, 15]
+    assert table.query.identities.tolist() == table.gallery.identities.tolist() == [MSMT17_TEST_OFFSET + 1]
+    assert table.query.cameras.tolist() == [2]
+    assert all(crop.identified for crop in table)
+    assert table.missing == (f"{folders[1]}/0009/0009_001_03_0303morning_0015_0.jpg",)
+    assert table.unparsed == (f"{folders[1]}/0000/x.jpg",)
+
+
+def test_msmt17_crop_listed_twice_counts_once(tmp_path: Path) -> None:
+    msmt17(tmp_path)
+    (tmp_path / "list_val.txt").write_text("0000/0000_000_01_0303morning_0015_0.jpg 0\n")
+    table = load_crops(tmp_path)
+    assert len(table.train) == 1
+    assert "1 crops are listed twice" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    "row", ["a.jpg", "a.jpg x", "../a.jpg 1", "/a.jpg 1", "a.jpg -1", "a.jpg 10000", " 3"]
+)
+def test_msmt17_lists_that_are_refused(tmp_path: Path, row: str) -> None:
+    msmt17(tmp_path)
+    (tmp_path / "list_val.txt").write_text(f"0001/0001_000_15_0303noon_0015_0.jpg 1\n{row}\n")
+    message = problem_with(tmp_path)
+    assert "list_val.txt" in message
+    assert "line 2" in message
+
+
+# --- own data ----------------------------------------------------------------------------------------------
+
+
+def own(root: Path, *rows: str, header: str = "path,identity,camera", name: str = "crops.csv") -> Path:
+    touch(root, ["a.jpg", "b.jpg", "sub/c.jpg"])
+    (root / name).write_text("\n".join([header, *rows]) + "\n")
+    return root
+
+
+def test_own_csv_keeps_whole_numbers(tmp_path: Path) -> None:
+    own(tmp_path, "b.jpg,7,2", "a.jpg,3,1", "gone.jpg,3,2", name="mine.csv")
+    table = load_crops(tmp_path / "mine.csv")
+    assert table.layout == "csv"
+    assert table.names == ("b.jpg", "a.jpg")
+    assert table.identities.tolist() == [7, 3]
+    assert table.cameras.tolist() == [2, 1]
+    assert {crop.split for crop in table} == {"train"}
+    assert table.missing == ("gone.jpg",)
+    assert table.notes == ()
+
+
+def test_own_csv_numbers_names_and_zero(tmp_path: Path) -> None:
+    header = "split,path,identity,extra,camera"
+    own(tmp_path, "gallery,b.jpg,zoe,x,0", "query,a.jpg,10,x,1", "train,sub/c.jpg,9,x,0", header=header)
+    table = load_crops(tmp_path)
+    assert [crop.split for crop in table] == ["train", "query", "gallery"]
+    assert table.identities.tolist() == [1, 2, 3]
+    assert table.cameras.tolist() == [1, 2, 1]
+    assert "'zoe' is 3" in table.notes[0]
+    assert "Cameras" in table.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ("../a.jpg,1,1", "'../a.jpg'"),
+        ("/etc/passwd,1,1", "/etc/passwd"),
+        ("C:\\a.jpg,1,1", "inside the folder"),
+        ("sub\\..\\..\\a.jpg,1,1", "inside the folder"),
+        (",1,1", "inside the folder"),
+        ("a.jpg,,1", "no identity"),
+        ("a.jpg,1,", "no camera"),
+        ("a.jpg,1", "2 fields"),
+        ("a.jpg,1,1,1", "4 fields"),
+        ("b.jpg,1,1", "again after line 2"),
+        ('"a.jpg,1,1', "not CSV"),
+        ("link.jpg,1,1", "link"),
+        ("linked/x.jpg,1,1", "link"),
+    ],
+)
+def test_own_csv_rows_that_are_refused(tmp_path: Path, row: str, word: str) -> None:
+    outside = touch(tmp_path / "outside", ["x.jpg"])
+    root = own(tmp_path / "set", "b.jpg,1,1", row)
+    (root / "link.jpg").symlink_to(outside / "x.jpg")
+    (root / "linked").symlink_to(outside)
+    assert word in problem_with(root)
+
+
+def test_own_csv_links_inside_the_folder_are_fine(tmp_path: Path) -> None:
+    root = own(tmp_path, "link.jpg,1,1", "loop.jpg,1,1")
+    (root / "link.jpg").symlink_to(root / "sub" / "c.jpg")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    table = load_crops(root)
+    assert table.names == ("link.jpg",)
+    assert table.missing == ("loop.jpg",)
+
+
+@pytest.mark.parametrize("header", ["path,identity", "path,identity,camera,path", "a.jpg,1,1"])
+def test_own_csv_headers_that_are_refused(tmp_path: Path, header: str) -> None:
+    assert "header" in problem_with(own(tmp_path, "a.jpg,1,1", header=header))
+
+
+def test_own_csv_split_must_be_known(tmp_path: Path) -> None:
+    assert "'test'" in problem_with(own(tmp_path, "a.jpg,1,1,test", header="path,identity,camera,split"))
+
+
+# --- manifest, masks, joints -------------------------------------------------------------------------------
+
+
+def test_manifest_marks_generated_crops(tmp_path: Path) -> None:
+    touch(tmp_path / "bounding_box_train", [*TRAIN, "0002_c1s1_000451_03_p1.jpg"])
+    (tmp_path / "manifest.csv").write_text(
+        "name,identity,source,target_pose\n"
+        "0002_c1s1_000451_03_p1.jpg,2,0002_c1s1_000451_03.jpg,standing\n"
+        "gone.jpg,2,0002_c1s1_000451_03.jpg,standing\n"
+    )
+    table = load_crops(tmp_path)
+    generated = [crop for crop in table if crop.generated]
+    assert [crop.source for crop in generated] == ["0002_c1s1_000451_03.jpg"]
+    assert generated[0].target_pose == "standing"
+    assert generated[0].identity == 2
+    assert table.missing == ("gone.jpg",)
+
+
+@pytest.mark.parametrize("content", ["", "name,source\na,b\n", "name,source,target_pose\na,,b\n",
+                                     "name,source,target_pose\na,b,c\na,b,c\n", "\x00\xff"])  # fmt: skip
+def test_manifests_that_are_refused(tmp_path: Path, content: str) -> None:
+    market(tmp_path)
+    (tmp_path / "manifest.csv").write_text(content, "latin-1")
+    assert "manifest.csv" in problem_with(tmp_path)
+
+
+def test_masks_are_found(tmp_path: Path) -> None:
+    market(tmp_path)
+    touch(tmp_path / "foreground_masks" / "bounding_box_train", ["0002_c1s1_000451_03.png", "other.png"])
+    masks = [crop.mask_path for crop in load_crops(tmp_path)]
+    assert masks[0] == tmp_path / "foreground_masks" / "bounding_box_train" / "0002_c1s1_000451_03.png"
+    assert masks[1:] == [None] * (len(masks) - 1)
+
+
+def test_joints_are_found_in_the_root_or_given(tmp_path: Path) -> None:
+    root = market(tmp_path / "set")
+    keypoint_file(root / "market-annotation-train.csv", [*TRAIN, "9999_c1s1_000001_01.jpg"])
+    keypoint_file(root / "market-annotation-test.csv", [*TRAIN[:1], *GALLERY])
+    table = load_crops(root)
+    assert [crop.joints is not None for crop in table] == [True, True, True, False, True, True, True]
+    joints = table[0].joints
+    assert joints is not None
+    assert joints.xy[0].tolist() == [3, 5]
+    assert "1 of 7 names" in table.notes[0]
+    assert not any(crop.joints for crop in load_crops(root, keypoints=[]))
+    given = keypoint_file(tmp_path / "given.csv", QUERY)
+    for keypoints in ([given], str(given)):
+        table = load_crops(root, keypoints=keypoints)
+        assert [crop.name for crop in table if crop.joints] == QUERY
+
+
+def test_openpose_joints_match_without_the_ending(tmp_path: Path) -> None:
+    market(tmp_path / "set")
+    (tmp_path / "poses").mkdir()
+    person = {"people": [{"pose_keypoints_2d": [1.0] * 54}]}
+    (tmp_path / "poses" / f"{TRAIN[0][:-4]}_keypoints.json").write_text(json.dumps(person))
+    table = load_crops(tmp_path / "set", keypoints=[tmp_path / "poses"])
+    assert [crop.name for crop in table if crop.joints] == [TRAIN[0]]
+
+
+def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
+    root = market(tmp_path)
+    files = [keypoint_file(root / "1.csv", TRAIN), keypoint_file(root / "2.csv", TRAIN[1:2], y=6)]
+    message = problem_with(root, keypoints=files)
+    assert TRAIN[1] in message
+    assert "1.csv" in message
+    assert "2.csv" in message
+    assert "3.csv" in problem_with(root, keypoints=[root / "3.csv"])
+
+
+def test_names_that_repeat_cannot_have_joints(tmp_path: Path) -> None:
+    touch(tmp_path, ["one/a.jpg", "two/a.jpg"])
+    own(tmp_path, "one/a.jpg,1,1", "two/a.jpg,2,1")
+    assert len(load_crops(tmp_path)) == 2
+    keypoints = [keypoint_file(tmp_path / "k.csv", ["a.jpg"])]
+    assert "2 crops" in problem_with(tmp_path, keypoints=keypoints)
+
+
+# --- what is no set ----------------------------------------------------------------------------------------
+
+
+def test_roots_that_are_refused(tmp_path: Path) -> None:
+    assert "no such folder" in problem_with(tmp_path / "absent")
+    assert "no such folder" in problem_with("nul\0")
+    assert "empty folder" in problem_with(tmp_path)
+    touch(tmp_path / "plain", ["a.jpg", "b.jpg"])
+    message = problem_with(tmp_path / "plain")
+    assert "2 images" in message
+    for word in ("bounding_box_train", "list_train.txt", "crops.csv", "path,identity,camera"):
+        assert word in message
+    assert "a file" in problem_with(tmp_path / "plain" / "a.jpg")
+    (tmp_path / "market" / "query").mkdir(parents=True)
+    assert "0 images" in problem_with(tmp_path / "market")
+    assert "'query/b.jpg'" in problem_with(touch(tmp_path / "market", ["query/b.jpg"]))
+    assert "MSMT17" in problem_with(tmp_path / "market", "msmt17")
+    assert "layout" in problem_with(tmp_path, "cuhk03")
+    assert "1 listed files missing" in problem_with(own(tmp_path / "own", "gone.jpg,1,1"))
+
+
+# --- images ------------------------------------------------------------------------------------------------
+
+
+def test_images_are_decoded_to_rgb(tmp_path: Path) -> None:
+    for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16"):
+        Image.new(mode, (6, 12)).save(tmp_path / "a.png")
+        assert open_image(str(tmp_path / "a.png")).mode == "RGB"
+    palette = Image.new("P", (6, 12))
+    palette.save(tmp_path / "p.png", transparency=bytes(range(256)))
+    assert open_image(tmp_path / "p.png").size == (6, 12)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 12)).save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (12, 6)
+
+
+def test_images_that_are_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(tmp_path / "huge.png")
+    for name in (
+        "truncated.jpg",
+        "empty.jpg",
+        "text.jpg",
+        "folder.jpg",
+        "huge.png",
+        "absent.jpg",
+        "nul\0.jpg",
+    ):
+        with pytest.raises(InputError) as caught:
+            open_image(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(whole), 20):
+            damaged[position] = rng.integers(0, 256)
+        (tmp_path / "damaged.jpg").write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            assert open_image(tmp_path / "damaged.jpg").mode == "RGB"

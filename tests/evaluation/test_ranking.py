@@ -1,0 +1,292 @@
+"""The ranking figures against a slow evaluator that follows the protocol one crop at a time."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posereid.errors import InputError
+from posereid.evaluation.ranking import distance_matrix, rank_gallery, ranked_matches
+
+REFERENCE = Path(os.environ.get("POSEREID_REFERENCE", Path(__file__).parents[3] / "shared" / "market1501"))
+
+
+def naive_ranked_list(distances, identity, camera, gallery_identities, gallery_cameras):
+    """Gallery indices, best first, after the protocol's exclusions."""
+    kept = []
+    for index in range(len(gallery_identities)):
+        junk = gallery_identities[index] == -1
+        own_camera = (
+            camera is not None and gallery_identities[index] == identity and gallery_cameras[index] == camera
+        )
+        if not junk and not own_camera:
+            kept.append(index)
+    return sorted(kept, key=lambda index: (distances[index], index))
+
+
+def naive_query(distances, identity, camera, gallery_identities, gallery_cameras):
+    """(rank of the first right crop, hits AP, trapezoid AP, INP), or None without a right crop."""
+    ranked = naive_ranked_list(distances, identity, camera, gallery_identities, gallery_cameras)
+    right = [gallery_identities[index] == identity for index in ranked]
+    total = sum(right)
+    if total == 0:
+        return None
+    hits, at_hits, trapezoid, first, last = 0, 0.0, 0.0, None, None
+    old_recall, old_precision = 0.0, 1.0
+    for place, is_right in enumerate(right, start=1):
+        if is_right:
+            hits += 1
+            first, last = first or place, place
+            at_hits += hits / place
+        recall, precision = hits / total, hits / place
+        trapezoid += (recall - old_recall) * (old_precision + precision) / 2
+        old_recall, old_precision = recall, precision
+    return first, at_hits / total, trapezoid, total / last
+
+
+def check_against_naive(distances, queries, gallery, max_rank, rows=None):
+    """Compare all a result says with the naive evaluator; queries and gallery are (identities, cameras)."""
+    (query_ids, query_cams), (gallery_ids, gallery_cams) = queries, gallery
+    answers = [
+        naive_query(
+            distances[row].tolist(),
+            query_ids[row],
+            None if query_cams is None else query_cams[row],
+            list(gallery_ids),
+            None if gallery_cams is None else list(gallery_cams),
+        )
+        for row in (range(len(query_ids)) if rows is None else rows)
+    ]
+    matched = [answer for answer in answers if answer is not None]
+    arguments = (distances, query_ids, gallery_ids, query_cams, gallery_cams)
+    if not matched:
+        with pytest.raises(InputError, match="has a match in the gallery"):
+            rank_gallery(*arguments)
+        return
+    hits = rank_gallery(*arguments, max_rank=max_rank)
+    trapezoid = rank_gallery(*arguments, max_rank=max_rank, average_precision="trapezoid")
+    assert hits.average_precision == "hits"
+    assert trapezoid.average_precision == "trapezoid"
+    chosen = slice(None) if rows is None else rows
+    assert hits.first_hit_ranks[chosen].tolist() == [0 if answer is None else answer[0] for answer in answers]
+    for got, position in (
+        (hits.average_precisions, 1),
+        (trapezoid.average_precisions, 2),
+        (hits.inverse_negative_penalties, 3),
+    ):
+        wanted = [np.nan if answer is None else answer[position] for answer in answers]
+        np.testing.assert_allclose(got[chosen], wanted, rtol=0, atol=1e-12)
+    if rows is not None:
+        assert hits.evaluated_queries + hits.unmatched_queries == len(query_ids)
+    else:
+        assert hits.evaluated_queries == len(matched)
+        assert hits.unmatched_queries == len(answers) - len(matched)
+        cmc = [sum(answer[0] <= k for answer in matched) / len(matched) for k in range(1, max_rank + 1)]
+        assert hits.cmc.tolist() == cmc
+        assert hits.rank1 == cmc[0]
+        assert hits.mean_average_precision == pytest.approx(np.mean([a[1] for a in matched]), abs=1e-12)
+        assert trapezoid.mean_average_precision == pytest.approx(np.mean([a[2] for a in matched]), abs=1e-12)
+        assert hits.mean_inverse_negative_penalty == pytest.approx(
+            np.mean([a[3] for a in matched]), abs=1e-12
+        )
+
+
+@st.composite
+def searches(draw):
+    query_count, gallery_count = draw(st.integers(1, 6)), draw(st.integers(1, 14))
+    query_ids = draw(st.lists(st.integers(1, 4), min_size=query_count, max_size=query_count))
+    gallery_ids = draw(st.lists(st.integers(-1, 4), min_size=gallery_count, max_size=gallery_count))
+    query_cams = draw(st.lists(st.integers(1, 3), min_size=query_count, max_size=query_count))
+    gallery_cams = draw(st.lists(st.integers(1, 3), min_size=gallery_count, max_size=gallery_count))
+    # Few distinct distances, so that ties are the rule.
+    values = st.lists(
+        st.integers(0, 5), min_size=query_count * gallery_count, max_size=query_count * gallery_count
+    )
+    dtype = draw(st.sampled_from([np.float32, np.float64, np.int64, np.float16]))
+    distances = np.array(draw(values), dtype).reshape(query_count, gallery_count)
+    cameras = draw(st.booleans())
+    return (
+        distances,
+        (query_ids, query_cams if cameras else None),
+        (gallery_ids, gallery_cams if cameras else None),
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(searches(), st.integers(1, 20))
+def test_agrees_with_the_naive_evaluator(search, max_rank):
+    check_against_naive(*search, max_rank)
+
+
+@settings(max_examples=150, deadline=None)
+@given(searches(), st.integers(1, 20), st.data())
+def test_ranked_list_agrees_with_the_naive_one(search, top, data):
+    distances, (query_ids, query_cams), (gallery_ids, gallery_cams) = search
+    query = data.draw(st.integers(0, len(query_ids) - 1))
+    camera = None if query_cams is None else query_cams[query]
+    wanted = naive_ranked_list(distances[query], query_ids[query], camera, gallery_ids, gallery_cams)[:top]
+    indices, right = ranked_matches(
+        distances, query_ids, gallery_ids, query_cams, gallery_cams, query_index=query, top=top
+    )
+    assert indices.tolist() == wanted
+    assert right.tolist() == [gallery_ids[index] == query_ids[query] for index in wanted]
+
+
+@pytest.fixture(scope="module")
+def market():
+    files = [REFERENCE / f"{split}-ids-cameras.csv" for split in ("query", "gallery")]
+    if not all(file.is_file() for file in files):
+        pytest.skip(f"the official Market-1501 identities are not in {REFERENCE}; set POSEREID_REFERENCE")
+    return [np.loadtxt(file, int, delimiter=",", skiprows=1, unpack=True) for file in files]
+
+
+@pytest.mark.parametrize("levels", [None, 100], ids=["no ties", "100 distinct distances"])
+def test_full_size_market_agrees_with_the_naive_evaluator(market, levels):
+    queries, gallery = market
+    assert (len(queries[0]), len(gallery[0])) == (3368, 19732)
+    rng = np.random.default_rng(0)
+    shape = (len(queries[0]), len(gallery[0]))
+    if levels is None:
+        distances = rng.random(shape, np.float32)
+        # Right crops nearer on the whole, so that the figures are not all next to zero.
+        distances[queries[0][:, None] == gallery[0]] *= 0.02
+    else:
+        distances = rng.integers(0, levels, shape).astype(np.float32)
+    check_against_naive(
+        distances, queries, gallery, 50, rows=rng.choice(shape[0], 200 if levels is None else 20, False)
+    )
+
+
+def test_junk_is_dropped_and_distractors_stay():
+    distances = [[0.1, 0.2, 0.3]]
+    assert rank_gallery(distances, [5], [-1, 0, 5]).first_hit_ranks.tolist() == [2]
+    assert rank_gallery(distances, ["5"], ["-1", "0000", "5"]).first_hit_ranks.tolist() == [2]
+
+
+def test_same_camera_crops_are_dropped_only_with_cameras():
+    arguments = ([[0.1, 0.2, 0.3]], [5], [5, 6, 5])
+    assert rank_gallery(*arguments).first_hit_ranks.tolist() == [1]
+    assert rank_gallery(*arguments, ["a"], ["a", "a", "b"]).first_hit_ranks.tolist() == [2]
+
+
+def test_unmatched_queries_are_counted_and_left_out():
+    result = rank_gallery([[0.1, 0.2], [0.2, 0.1], [0.0, 0.0]], [1, 2, 9], [1, 2])
+    assert (result.evaluated_queries, result.unmatched_queries) == (2, 1)
+    assert result.first_hit_ranks.tolist() == [1, 1, 0]
+    assert np.isnan(result.average_precisions[2])
+    assert np.isnan(result.inverse_negative_penalties[2])
+    assert result.mean_average_precision == 1.0
+
+
+def test_cmc_is_padded_beyond_the_gallery():
+    result = rank_gallery([[0.3]], [1], [1], max_rank=5)
+    assert result.cmc.tolist() == [1.0] * 5
+    assert result.rank(5) == 1.0
+    with pytest.raises(InputError, match="ranks 1 to 5"):
+        result.rank(6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tensors_lists_and_arrays_give_the_same(dtype):
+    distances = torch.tensor([[0.5, 0.25, 0.75], [0.125, 0.5, 0.25]], dtype=dtype, requires_grad=True)
+    query, gallery = torch.tensor([1, 2]), torch.tensor([1, 2, 1])
+    from_tensors = rank_gallery(distances, query, gallery)
+    from_lists = rank_gallery(distances.tolist(), query.tolist(), gallery.tolist())
+    assert from_tensors.average_precisions.tolist() == from_lists.average_precisions.tolist()
+    assert from_tensors.cmc.tolist() == from_lists.cmc.tolist()
+
+
+def test_nothing_given_is_changed():
+    distances = np.array([[0.3, 0.1, 0.2]])
+    before = distances.copy()
+    rank_gallery(distances, [1], [1, 2, 1], [1], [1, 1, 2])
+    ranked_matches(distances, [1], [1, 2, 1], [1], [1, 1, 2], query_index=0)
+    np.testing.assert_array_equal(distances, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distances": [[np.nan, 0.1]]}, "query 0 to gallery crop 0 is nan"),
+        ({"distances": [[0.1, np.inf]]}, "query 0 to gallery crop 1 is inf"),
+        ({"distances": [0.1, 0.2]}, "two dimensions"),
+        ({"distances": [["a", "b"]]}, "table of numbers"),
+        ({"distances": [[0.1, 0.2], [0.3]]}, "expected"),
+        ({"distances": []}, "no query"),
+        ({"distances": np.empty((0, 2)), "query_identities": []}, "no query"),
+        ({"query_identities": [1, 2]}, "query_identities has shape"),
+        ({"gallery_identities": [1, 2, 3]}, "gallery_identities has shape"),
+        ({"gallery_cameras": [1, 2]}, "query_cameras is not"),
+        ({"query_cameras": [1], "gallery_cameras": [1]}, "gallery_cameras has shape"),
+        (
+            {"query_cameras": [1], "gallery_cameras": [1, 2]},
+            "1 have crops of their identity from their own camera",
+        ),
+        ({"query_identities": [3]}, "1 have none at all"),
+        ({"query_identities": ["1"]}, "both as strings"),
+        ({"query_identities": [1.5]}, "whole numbers or strings"),
+        ({"query_identities": [0]}, "marks junk"),
+        ({"query_identities": [-1]}, "marks junk"),
+        ({"gallery_identities": [-1, -1]}, "has a match in the gallery"),
+        ({"distances": np.empty((1, 0)), "gallery_identities": []}, "has a match in the gallery"),
+        ({"max_rank": 0}, "max_rank is 0"),
+        ({"average_precision": "voc"}, "choose hits or trapezoid"),
+    ],
+)
+def test_wrong_input_is_named(changes, message):
+    arguments = {"distances": [[0.1, 0.2]], "query_identities": [1], "gallery_identities": [1, 2]} | changes
+    with pytest.raises(InputError, match=message):
+        rank_gallery(**arguments)
+
+
+@pytest.mark.parametrize("wrong", [{"query_index": 1}, {"query_index": -1}, {"query_index": 0, "top": 0}])
+def test_ranked_matches_names_wrong_input(wrong):
+    with pytest.raises(InputError, match=r"query_index is|top is"):
+        ranked_matches([[0.1]], [1], [1], **wrong)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_distances_agree_with_the_definition(metric, dtype, monkeypatch):
+    monkeypatch.setattr("posereid.evaluation.ranking._BLOCK_ELEMENTS", 20)  # several blocks
+    rng = np.random.default_rng(1)
+    queries, gallery = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(9, 5)).astype(dtype)
+    got = distance_matrix(queries, gallery, metric)
+    assert got.dtype == dtype
+    for row, query in enumerate(queries):
+        for column, crop in enumerate(gallery):
+            wanted = (
+                1 - query @ crop / np.linalg.norm(query) / np.linalg.norm(crop)
+                if metric == "cosine"
+                else np.linalg.norm(query - crop)
+            )
+            assert got[row, column] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_small_euclidean_distances_survive_large_features():
+    base = np.full((1, 64), 100, np.float32)
+    other = base.copy()
+    other[0, 0] += 0.01
+    assert distance_matrix(base, other, "euclidean")[0, 0] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_zero_features_are_at_cosine_distance_one():
+    assert distance_matrix(torch.zeros(1, 3), torch.ones(2, 3)).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "metric", "message"),
+    [
+        ([[1.0, 2.0]], [[1.0]], "cosine", "same network"),
+        ([[np.nan]], [[1.0]], "cosine", "Row 0 of query_features is not finite"),
+        ([1.0], [[1.0]], "cosine", "two dimensions"),
+        ([[1.0]], [[1.0]], "manhattan", "choose cosine or euclidean"),
+    ],
+)
+def test_distance_matrix_names_wrong_input(queries, gallery, metric, message):
+    with pytest.raises(InputError, match=message):
+        distance_matrix(queries, gallery, metric)
