@@ -278,13 +278,9 @@ class Demo:
     """Run the whole job on the synthetic world and write report.html and summary.json."""
 
     out: Path = Path("runs/demo")
-    """Folder for everything that the demo makes."""
+    """Folder for everything that the demo makes; stages that are finished there are kept."""
     recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
     """Recipe; without it, the demo's own."""
-    identities: int | None = None
-    """People in the world; without it, what suits the recipe."""
-    overwrite: bool = True
-    """Replace what an earlier demo wrote in that folder; anything else there is left alone."""
 
     def run(self) -> None:
         """Run it."""
@@ -292,7 +288,7 @@ class Demo:
         from posereid.training.loop import set_threads
 
         set_threads()
-        run_demo(self.out, self.recipe_file, identities=self.identities, overwrite=self.overwrite)
+        run_demo(self.out, self.recipe_file)
 
 
 COMMANDS: dict[str, Any] = {

@@ -31,6 +31,14 @@ class DataRecipe(_Section):
     width: int = Field(64, ge=16, le=1024, description="Width in pixels to which crops are resized.")
 
 
+class WorldRecipe(_Section):
+    """The synthetic world that `posereid demo` renders, at the height of the data section."""
+
+    identities: int = Field(64, ge=4, description="People, half for training and half for test.")
+    crops_per_identity: int = Field(24, ge=4, description="Crops of each person over all cameras.")
+    cameras: int = Field(4, ge=2, le=9, description="Cameras.")
+
+
 class GeneratorRecipe(_Section):
     """The pose-transfer generator (section 3.1 and 3.2)."""
 
@@ -160,6 +168,7 @@ class Recipe(_Section):
 
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of every random choice.")
     data: DataRecipe = Field(default_factory=DataRecipe, description="Crops.")
+    world: WorldRecipe = Field(default_factory=WorldRecipe, description="What `posereid demo` renders.")
     generator: GeneratorRecipe = Field(default_factory=GeneratorRecipe, description="E_A, E_P, PAAN, PAGN.")
     discriminator: DiscriminatorRecipe = Field(default_factory=DiscriminatorRecipe, description="D_I and D_P.")
     embedder: EmbedderRecipe = Field(default_factory=EmbedderRecipe, description="E.")

@@ -23,6 +23,9 @@ from posereid.features import embed_crops
 from posereid.generator.generator import PoseTransferGenerator
 
 
+FOREGROUND = "foreground_"
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """A search of the gallery for each query: the distances and what they scored."""
@@ -87,9 +90,10 @@ def chance_rank1(crops: CropTable) -> float:
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """SSIM of the generated test pairs and of the answers beside it; ``*_foreground`` inside the person only.
+    """SSIM of the generated test pairs and of the answers beside it.
 
-    ``scores`` maps a row's name to its mean over pairs, ``pairs`` counts them, ``foreground_from`` says whether the
+    ``scores`` holds means over pairs: ``ssim`` of the generated images, ``ssim_ANSWER`` of each other answer, and
+    both again as ``foreground_…`` for the pixels of the person only; ``pairs`` counts them, ``foreground_from`` says whether the
     set's masks or the joints decided what the foreground is.
     """
 
@@ -179,7 +183,8 @@ def measure_generator(
         "wrong_source": lambda rows, batch: generated(batch_of([(shifted[s, t][0], t) for s, t in rows])),
         "wrong_pose": lambda rows, batch: generated(batch_of([(s, shifted[s, t][1]) for s, t in rows])),
     }
-    sums: dict[str, float] = dict.fromkeys([*answers, *(f"{name}_foreground" for name in answers)], 0.0)
+    keys = {name: "ssim" if name == "generated" else f"ssim_{name}" for name in answers}
+    sums = dict.fromkeys([*keys.values(), *(FOREGROUND + key for key in keys.values())], 0.0)
     with_foreground = 0
     with tqdm(total=len(pairs), desc="image quality", unit="pair", disable=None if progress else True) as bar:
         for start in range(0, len(pairs), recipe.batch_size):
@@ -196,13 +201,13 @@ def measure_generator(
             for name, answer in answers.items():
                 # Rounded to pixels, as it would be written: no answer gains from finer steps than a picture has.
                 picture = to_float(to_pixels(answer(rows, batch))).cpu()
-                sums[name] += structural_similarity(picture, target).sum().item()
+                sums[keys[name]] += structural_similarity(picture, target).sum().item()
                 foreground = structural_similarity(picture, target, masks)
-                sums[f"{name}_foreground"] += foreground[inside].sum().item()
+                sums[FOREGROUND + keys[name]] += foreground[inside].sum().item()
             bar.update(len(rows))
     scores = {
-        name: round(total / (with_foreground if name.endswith("_foreground") else len(pairs)), 4)
-        for name, total in sums.items()
+        key: round(total / (with_foreground if key.startswith(FOREGROUND) else len(pairs)), 4)
+        for key, total in sums.items()
     }
     return ImageQuality(scores, len(pairs), "masks" if masked else "joints", trivial.unseen_camera_answers)
 

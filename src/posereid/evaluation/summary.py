@@ -11,19 +11,19 @@ import posereid
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
-from posereid.evaluation.evaluate import chance_rank1, measure_generator, search_gallery
+from posereid.evaluation.evaluate import FOREGROUND, chance_rank1, measure_generator, search_gallery
 from posereid.training.checkpoint import latest_checkpoint, load_embedder, load_generator
 from posereid.training.loop import pick_device
 
 SCHEMA = 1
 
 ANSWERS = {
-    "generated": "generated",
-    "copy_source": "copy the source",
-    "mean_image": "mean training image",
-    "camera_mean": "mean image of the target's camera",
-    "wrong_source": "generated from a wrong source",
-    "wrong_pose": "generated in a wrong pose",
+    "ssim": "generated",
+    "ssim_copy_source": "copy the source",
+    "ssim_mean_image": "mean training image",
+    "ssim_camera_mean": "mean image of the target's camera",
+    "ssim_wrong_source": "generated from a wrong source",
+    "ssim_wrong_pose": "generated in a wrong pose",
 }
 
 
@@ -115,6 +115,6 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
         lines += [
             f"SSIM over {generator['pairs']} test pairs (foreground from {generator['foreground_from']})",
             f"  {'':<36}{'image':>8}  {'foreground':>10}",
-            *(f"  {label:<36}{scores[k]:8.3f}  {scores[k + '_foreground']:10.3f}" for k, label in ANSWERS.items()),
+            *(f"  {label:<36}{scores[k]:8.3f}  {scores[FOREGROUND + k]:10.3f}" for k, label in ANSWERS.items()),
         ]
     return "\n".join(lines)

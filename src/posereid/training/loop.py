@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe, write_recipe
+from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe, read_recipe, write_recipe
 from posereid.errors import InputError
 from posereid.files import require_free, write_atomically
-from posereid.training.checkpoint import Checkpoint, latest_checkpoint
+from posereid.training.checkpoint import Checkpoint, checkpoint_folders, latest_checkpoint
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "log.jsonl"
@@ -63,22 +63,25 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
 
 
 def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
-    """Claim a run folder: a new or empty one, or with ``resume`` one whose recipe is the same.
+    """Claim a run folder: a new or empty one, or with ``resume`` one that the same recipe began.
 
-    Returns the checkpoint to go on from. Only the first process looks and writes. Raises InputError.
+    Returns the checkpoint to go on from, None to begin at the first step. Only the first process writes.
+    Raises InputError.
     """
-    checkpoint = None
-    if resume:
-        checkpoint = latest_checkpoint(out)
-        if checkpoint.recipe.model_dump(exclude={"runtime"}) != recipe.model_dump(exclude={"runtime"}):
-            raise InputError(
-                f"{out} was trained with another recipe than the one given; resume with its own {RECIPE_FILE}, or "
-                "choose another folder."
-            )
-    elif (rank_zero_only.rank or 0) == 0:
-        require_free(out, "a new run (without --resume)")
-        write_atomically(out / RECIPE_FILE, write_recipe(recipe))
-    return checkpoint
+    if not resume:
+        if (rank_zero_only.rank or 0) == 0:
+            require_free(out, "a new run (without --resume)")
+            write_atomically(out / RECIPE_FILE, write_recipe(recipe))
+        return None
+    if not (out / RECIPE_FILE).is_file():
+        raise InputError(f"{out} holds no run to resume; leave --resume out to begin one.")
+    own = read_recipe(out / RECIPE_FILE)
+    if own.model_dump(exclude={"runtime"}) != recipe.model_dump(exclude={"runtime"}):
+        raise InputError(
+            f"{out} was begun with another recipe than the one given; resume with its own {out / RECIPE_FILE}, or choose "
+            "another folder."
+        )
+    return latest_checkpoint(out) if checkpoint_folders(out) else None
 
 
 def make_optimiser(module: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Adam:
@@ -164,7 +167,7 @@ class RunLog:
         if not self.active:
             return
         path = run / LOG_FILE
-        if first_step:
+        if path.exists():
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
             write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")

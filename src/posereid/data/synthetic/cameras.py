@@ -23,11 +23,13 @@ class Shot:
     """Radians by which the person is turned; 0 faces the camera, +π/2 walks to the right of the image."""
     fill: float
     """Height of the person over the height of the crop; above 1 the box cuts the person."""
+    fill_across: float
+    """Width of the person over the width of the crop, as far as the stretch of a real box goes."""
     shift_x: float
     shift_y: float
     """Misalignment of the box, as a share of its width and height."""
     squeeze: float
-    """Horizontal over vertical scale."""
+    """Jitter of the horizontal scale."""
     across: float
     depth: float
     """Where in the scene the person stands, both in [0, 1]."""
@@ -74,7 +76,7 @@ class Camera:
         exception = float(rng.uniform(-np.pi, np.pi))
         if rng.random() < 0.12:
             drawn = exception
-        fill = float(rng.uniform(0.78, 0.95))
+        fill, fill_across = float(rng.uniform(0.85, 0.98)), float(rng.uniform(0.72, 0.96))
         shift_x, shift_y = float(rng.normal(0, 0.045)), float(rng.normal(0, 0.018))
         cut, side = float(rng.uniform(0.05, 0.3)), rng.random()
         if rng.random() < 0.07:
@@ -84,6 +86,7 @@ class Camera:
         return Shot(
             yaw=drawn if yaw is None else yaw,
             fill=fill,
+            fill_across=fill_across,
             shift_x=shift_x,
             shift_y=shift_y,
             squeeze=float(rng.uniform(0.93, 1.07)),
@@ -107,15 +110,17 @@ class Camera:
             }
         )
 
-    def background(self, shot: Shot, metres_high: float, feet_row: float, feet_column: float) -> FloatImage:
+    def background(
+        self, shot: Shot, metres_high: float, feet_row: float, feet_column: float, stretch: float = 1.0
+    ) -> FloatImage:
         """The window of the scene behind the person, (height, width, 3) in [0, 1].
 
         ``metres_high`` is the height of the crop where the person stands; the feet are at the given row and
-        column of the crop.
+        column of the crop, ``stretch`` is the crop's horizontal over its vertical scale.
         """
         column, row, metre = self.scene.window(shot.across, shot.depth)
         scale = metre * metres_high / self.height
-        scale_x = scale / shot.squeeze
+        scale_x = scale / stretch
         image = self.scene.image
         left = np.clip(column - feet_column * scale_x, 0, max(image.width - self.width * scale_x, 0))
         top = np.clip(row - feet_row * scale, 0, max(image.height - self.height * scale, 0))
@@ -163,8 +168,8 @@ def build_camera(number: int, cameras: int, height: int, rng: np.random.Generato
         light=light / np.linalg.norm(light),
         ambient=float(rng.uniform(0.50, 0.66)),
         diffuse=float(rng.uniform(0.38, 0.62)),
-        cast=np.exp([warmth, rng.normal(0, 0.025), -warmth]) * float(rng.uniform(0.85, 1.12)),
-        gamma=float(np.exp(rng.normal(0, 0.13))),
+        cast=np.exp([warmth, rng.normal(0, 0.025), -warmth]) * float(rng.uniform(0.92, 1.08)),
+        gamma=float(np.exp(rng.normal(0, 0.08))),
         contrast=float(rng.uniform(0.82, 1.05)),
         blur=float(rng.uniform(0.0, 0.65)),
         noise=float(rng.uniform(1.0, 2.4)),

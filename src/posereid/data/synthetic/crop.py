@@ -103,7 +103,8 @@ def render_shot(person: Person | None, pose: Pose, camera: Camera, shot: Shot) -
 
     feet = projection.points(np.array([(-centre) @ turn.T]))[0]
     metres_high = height / projection.scale_y
-    background = camera.background(shot, metres_high, float(feet[1]), float(feet[0]))
+    stretch = projection.scale_x / projection.scale_y
+    background = camera.background(shot, metres_high, float(feet[1]), float(feet[0]), stretch)
     _drop_shadow(background, skeleton, turn, centre, projection, camera)
     coverage, mask, light = _resolved(surface, solids, colour, height, width)
     light *= _creases(surface, projection.scale_y, height, width)[..., None]
@@ -124,14 +125,19 @@ def _view(yaw: float | None, elevation: float) -> Array:
 
 
 def _framing(solids: Solids, rotation: Array, origin: Array, camera: Camera, shot: Shot) -> Projection:
-    """Scale and position so that the person fills the box as the shot says."""
+    """Scale and position so that the person fills the box as the shot says.
+
+    Real sets resize a tight box of any shape to one size, so that slim figures come out wide: in Market-1501's
+    training crops the shoulders are 26 of 64 pixels apart in the median, the ankles 90 rows below the neck.
+    """
     boxes = outline(solids, rotation, origin, Projection(0, 0, 1, 1, camera.distance))
     left, top = boxes[:, :2].min(axis=0)
     right, bottom = boxes[:, 2:].max(axis=0)
     scale = shot.fill * camera.height / (bottom - top)
     # Wide people (sitting, arms spread) get a larger box rather than lose their limbs.
     scale = max(min(scale, 1.02 * shot.fill * camera.width / (right - left)), 0.62 * scale)
-    scale_x = scale * shot.squeeze
+    natural = scale * (right - left) / camera.width
+    scale_x = scale * shot.squeeze * float(np.clip(shot.fill_across / natural, 0.85, 1.6))
     return Projection(
         column=(0.5 + shot.shift_x) * camera.width - 0.5 - scale_x * (left + right) / 2,
         row=(0.5 + shot.shift_y) * camera.height - 0.5 - scale * (top + bottom) / 2,

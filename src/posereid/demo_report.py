@@ -1,0 +1,161 @@
+"""The demo's report: pictures first, then the figures with what they mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from posereid.augment import draw
+from posereid.config import EvaluationRecipe, Recipe
+from posereid.data.batches import CropImages, PosePairs, collate, to_float
+from posereid.data.crops import Crop, CropTable
+from posereid.evaluation.evaluate import FOREGROUND, Search, pick_test_pairs, search_gallery
+from posereid.evaluation.ranking import ranked_matches
+from posereid.evaluation.summary import ANSWERS
+from posereid.generator.generator import PoseTransferGenerator
+from posereid.pictures import RankedRow, contact_sheet, ranked_list_sheet
+from posereid.pose.canonical import CANONICAL_POSES, canonical_pose
+from posereid.pose.drawing import draw_skeleton
+from posereid.report import ReportPicture, Section, Table, loss_curves, write_report
+from posereid.training.checkpoint import load_embedder, load_generator
+from posereid.training.samples import pose_pair_sheet
+
+PAIRS_SHOWN = 16
+QUERIES_SHOWN = 8
+PEOPLE_SHOWN = 6
+
+
+def write_demo_report(
+    path: Path,
+    summary: dict[str, Any],
+    crops: CropTable,
+    recipe: Recipe,
+    *,
+    generator_run: Path,
+    search_run: Path,
+    logs: Sequence[Path],
+) -> Path:
+    """Write one self-contained page about a demo and return its path."""
+    generator = load_generator(generator_run)
+    search = search_gallery(load_embedder(search_run), crops, recipe.evaluation)
+    scale = max(1, 192 // recipe.data.height)
+    sections = [
+        Section(
+            "People redrawn in the poses of other crops",
+            "Nobody here was seen in training. The generator gets the source picture, its joints and the target's "
+            "joints; it never sees the real target, which stands beside its answer. Backgrounds cannot be known "
+            "from the source: the camera is another one.",
+            pictures=[ReportPicture(_pairs(generator, crops, scale), "Pairs of held-out people, drawn by chance.")],
+        ),
+        Section(
+            "The same people in eight poses that nobody took",
+            "The source picture, then the eight canonical poses that `posereid transfer` knows by name.",
+            pictures=[ReportPicture(_canonical(generator, crops, scale), "Held-out people, canonical poses.")],
+        ),
+        Section(
+            "How good the pictures are",
+            f"Structural similarity (SSIM) with the real target over {summary['generator']['pairs']} pairs of held-out "
+            "people; 1 is equal. The rows below the first are what one gets without a generator, and the last two "
+            "are controls: how much is lost when the generator is given a wrong person or a wrong pose tells how "
+            "much it uses each.",
+            tables=[_quality_table(summary["generator"])],
+        ),
+        Section(
+            "Who is found again",
+            "Rank-1 is the share of queries whose first answer is right; crops that the query's own camera took of "
+            "the same person do not count. One seed: differences of a few points between the rows say nothing.",
+            tables=[_reid_table(summary["reid"])],
+            pictures=[
+                ReportPicture(
+                    _ranked(search, scale),
+                    "Queries drawn by chance and their first answers, found by the network trained on real crops. A "
+                    "solid green frame is right, a dashed red one is wrong.",
+                )
+            ],
+        ),
+        Section(
+            "How training went",
+            "Each term of equation 14 by step. The adversarial terms begin after their warm-up.",
+            pictures=[ReportPicture(loss_curves(log), f"Losses of {log.parent.name}.") for log in logs],
+        ),
+        Section(
+            "Where the time went",
+            tables=[Table(("stage", "seconds"), [(n, f"{s:.1f}") for n, s in summary["seconds"].items()])],
+        ),
+    ]
+    facts = {
+        "seed": summary["seed"],
+        "device": f"{summary['device']}, {summary['threads']} threads, {summary['machine']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "peak memory": f"{summary['peak_memory_gb']} GB",
+    }
+    write_report(path, title="posereid: the whole job on the synthetic world", summary=facts, sections=sections)
+    return path
+
+
+def _quality_table(scores: dict[str, float]) -> Table:
+    rows = [
+        (label, f"{scores[key]:.3f}", f"{scores[FOREGROUND + key]:.3f}") for key, label in ANSWERS.items()
+    ]
+    return Table(("answer", "SSIM", "SSIM of the person only"), rows)
+
+
+def _reid_table(rows: dict[str, dict[str, float]]) -> Table:
+    columns = {"rank1": "rank-1 %", "rank5": "rank-5 %", "rank10": "rank-10 %", "mAP": "mAP %", "mINP": "mINP %"}
+    cells = [(name, *(f"{row[key]:.1f}" for key in columns)) for name, row in rows.items()]
+    chance = next(iter(rows.values()))["chance_rank1"]
+    return Table(("trained on", *columns.values()), [*cells, ("a random order", f"{chance:.1f}", "", "", "", "")])
+
+
+@torch.no_grad()
+def _pairs(generator: PoseTransferGenerator, crops: CropTable, scale: int) -> Image.Image:
+    test = [*crops.query, *crops.gallery]
+    rows = pick_test_pairs(test, EvaluationRecipe(pairs=PAIRS_SHOWN, pairs_seed=1))
+    pairs = PosePairs(CropImages(test, *generator.crop_size), {crop.identity: 0 for crop in test})
+    batch = collate([pairs[(0, source, target)] for source, target in rows])
+    generated = generator(to_float(batch.source_images), batch.source_poses, batch.target_poses)
+    return pose_pair_sheet(batch, generated, scale=scale, columns=2)
+
+
+def _canonical(generator: PoseTransferGenerator, crops: CropTable, scale: int) -> Image.Image:
+    height, width = generator.crop_size
+    people = _one_of_each([crop for crop in crops.query if crop.can_pose], PEOPLE_SHOWN)
+    images = CropImages(people, height, width)
+    poses = [canonical_pose(name, height, width) for name in CANONICAL_POSES]
+    blank = np.zeros((height, width, 3), np.uint8)
+    rows = [[blank, *(draw_skeleton(pose, height, width) for pose in poses)]]
+    for position in range(len(people)):
+        source = images.image(position)
+        drawn = draw(generator, source.expand(len(poses), -1, -1, -1), [images.joints(position)] * len(poses), poses)
+        rows.append([_picture(source), *map(_picture, drawn)])
+    return contact_sheet(rows, ("source", *(name.replace("_", " ") for name in CANONICAL_POSES)), scale=scale)
+
+
+def _one_of_each(crops: Sequence[Crop], count: int) -> list[Crop]:
+    first = {crop.identity: crop for crop in reversed(crops)}
+    chosen = np.random.default_rng(1).permutation(sorted(first))[:count]
+    return [first[int(identity)] for identity in chosen]
+
+
+def _ranked(search: Search, scale: int) -> Image.Image:
+    query, gallery = search.query, search.gallery
+    labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+    matched = np.flatnonzero(search.result.first_hit_ranks > 0)
+    chosen = np.random.default_rng(1).permutation(matched)[:QUERIES_SHOWN]
+    height = max(48, 64)
+    rows = []
+    for index in map(int, chosen):
+        found = ranked_matches(search.distances, *labels, query_index=index, top=10)
+        pictures = CropImages([query[index], *(gallery[int(g)] for g in found.gallery_indices)], height, height // 2)
+        shown = [_picture(pictures.image(position)) for position in range(len(pictures))]
+        cameras = [gallery[int(g)].camera for g in found.gallery_indices]
+        rows.append(RankedRow(shown[0], shown[1:], found.right, query[index].camera, cameras))
+    return ranked_list_sheet(rows, scale=max(1, scale - 1))
+
+
+def _picture(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    return pixels.permute(1, 2, 0).cpu().numpy()
