@@ -76,9 +76,7 @@ def test_contact_sheet_names_wrong_input(rows, headers, options, message):
 
 def test_ranked_list_tells_right_from_wrong_by_colour_and_by_line():
     green, red = (26, 127, 55), (207, 34, 46)
-    row = RankedRow(
-        plain((1, 2, 3), 40, 20), [plain((9, 9, 9), 40, 20)] * 2, [True, False], 1, np.array([2, 3])
-    )
+    row = RankedRow(plain((1, 2, 3), 40, 20), [plain((9, 9, 9), 40, 20)] * 2, [True, False], 1, np.array([2, 3]))
     sheet = ranked_list_sheet([row])
     (left, top), (right, bottom) = corners(sheet, green)
     (red_left, red_top), (red_right, red_bottom) = corners(sheet, red)
@@ -224,14 +222,10 @@ def page(tmp_path):
                 )
             ],
         ),
-        Section(
-            "Pictures", pictures=[ReportPicture(plain((9, 8, 7)), 'a "caption"', alt="nine eight seven")]
-        ),
+        Section("Pictures", pictures=[ReportPicture(plain((9, 8, 7)), 'a "caption"', alt="nine eight seven")]),
         Section("Training", pictures=[ReportPicture(loss_curves(records(4)), "curves")]),
     ]
-    write_report(
-        path, title="Run <1>", summary={"Rank-1": 0.8125, "Crops": 12936, "Mode": "demo"}, sections=sections
-    )
+    write_report(path, title="Run <1>", summary={"Rank-1": 0.8125, "Crops": 12936, "Mode": "demo"}, sections=sections)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 

@@ -54,8 +54,8 @@ def plan_drawings(crops: Sequence[Crop], poses_per_crop: int, seed: int) -> list
     posed = [position for position, crop in enumerate(crops) if crop.can_pose]
     if len(posed) <= poses_per_crop:
         raise InputError(
-            f"augmentation.poses_per_crop is {poses_per_crop}, and only {len(posed)} training crops have both shoulders "
-            "and both hips; read the keypoint files that belong to this set, or ask for fewer poses."
+            f"augmentation.poses_per_crop is {poses_per_crop}, and only {len(posed)} training crops have both "
+            "shoulders and both hips; read the keypoint files that belong to this set, or ask for fewer poses."
         )
     drawings = []
     for position in posed:
@@ -132,7 +132,11 @@ def augment(
 
 
 def _drawn(
-    generator: PoseTransferGenerator, crops: CropTable, drawings: Sequence[Drawing], batch_size: int, progress: bool
+    generator: PoseTransferGenerator,
+    crops: CropTable,
+    drawings: Sequence[Drawing],
+    batch_size: int,
+    progress: bool,
 ) -> Iterator[tuple[Drawing, torch.Tensor, Joints]]:
     generator.eval()
     images = CropImages(crops, *generator.crop_size)
@@ -148,16 +152,21 @@ def _drawn(
 
 def _manifest(crops: CropTable, drawings: Sequence[Drawing], checkpoint: str) -> str:
     rows = (
-        (d.name, crops[d.source].name, crops[d.target].name, crops[d.source].identity, crops[d.source].camera, checkpoint)
+        (
+            d.name,
+            crops[d.source].name,
+            crops[d.target].name,
+            crops[d.source].identity,
+            crops[d.source].camera,
+            checkpoint,
+        )
         for d in drawings
     )
     return _csv(MANIFEST_COLUMNS, rows)
 
 
 def _own_csv(crops: CropTable, drawings: Sequence[Drawing]) -> str:
-    rows = (
-        (f"{TRAIN_FOLDER}/{d.name}", crops[d.source].identity, crops[d.source].camera, "train") for d in drawings
-    )
+    rows = ((f"{TRAIN_FOLDER}/{d.name}", crops[d.source].identity, crops[d.source].camera, "train") for d in drawings)
     return _csv(("path", "identity", "camera", "split"), rows)
 
 

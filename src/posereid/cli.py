@@ -305,7 +305,7 @@ COMMANDS: dict[str, Any] = {
 WITH_RECIPE: dict[str, type[Train] | type[TrainReid]] = {"train": Train, "train-reid": TrainReid}
 
 
-def _crops(recipe: Recipe):  # noqa: ANN202
+def _crops(recipe: Recipe):
     from posereid.data.layouts import load_crops
 
     if recipe.data.root is None:
@@ -314,9 +314,9 @@ def _crops(recipe: Recipe):  # noqa: ANN202
 
 
 def _say_first(text: str) -> None:
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
+    from posereid.training.loop import is_first_process
 
-    if not rank_zero_only.rank:
+    if is_first_process():
         print(text)
 
 

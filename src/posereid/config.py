@@ -25,7 +25,8 @@ class DataRecipe(_Section):
         "auto", description="Layout of the folder; auto looks at what is there."
     )
     keypoints: tuple[Path, ...] | None = Field(
-        None, description="Keypoint files; without any, the root's *annotation-train.csv and *annotation-test.csv."
+        None,
+        description="Keypoint files; without any, the root's *annotation-train.csv and *annotation-test.csv.",
     )
     height: int = Field(128, ge=16, le=1024, description="Height in pixels to which crops are resized.")
     width: int = Field(64, ge=16, le=1024, description="Width in pixels to which crops are resized.")
@@ -62,7 +63,8 @@ class EmbedderRecipe(_Section):
 
     backbone: str = Field("resnet50", description="Any timm backbone.")
     pretrained: bool = Field(
-        True, description="Start from ImageNet weights; false trains from scratch. Never falls back in silence."
+        True,
+        description="Start from ImageNet weights; false trains from scratch. Never falls back in silence.",
     )
     input_height: int = Field(256, ge=16, le=1024, description="Height to which E resizes its images.")
     input_width: int = Field(128, ge=16, le=1024, description="Width to which E resizes its images.")
@@ -80,7 +82,8 @@ class LossRecipe(_Section):
     appearance_discriminator: bool = Field(True, description="Whether D_I takes part (an ablation of Table 3).")
     pose_discriminator: bool = Field(True, description="Whether D_P takes part (an ablation of Table 3).")
     saturating: bool = Field(
-        False, description="Use the literal log(1 - D) for the generator instead of the non-saturating -log D."
+        False,
+        description="Use the literal log(1 - D) for the generator instead of the non-saturating -log D.",
     )
     margin: float = Field(-1.0, description="τ1 of equation 12.")
     intra_margin: float = Field(0.01, description="τ2 of equation 12.")

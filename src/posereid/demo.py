@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,11 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     joint, generated = out / "joint", out / "generated"
     stages.run("joint training", lambda: train_joint(recipe, crops, joint, resume=joint.exists()))
     stages.run("augment", lambda: _augment(recipe, crops, joint, generated))
-    for run, both in (("reid-real", False), ("reid-generated", True)):
-        table = with_generated(crops, load_crops(generated)) if both else crops
+    both = with_generated(crops, load_crops(generated))
+    for run, table in (("reid-real", crops), ("reid-generated", both)):
         folder = out / run
-        stages.run(
-            f"re-ID training, {REID_RUNS[run]}",
-            lambda table=table, folder=folder: train_reid(recipe, table, folder, resume=folder.exists()),
-        )
+        train = partial(train_reid, recipe, table, folder, resume=folder.exists())
+        stages.run(f"re-ID training, {REID_RUNS[run]}", train)
     stages.run("evaluate", lambda: _evaluate(out, crops))
 
     evaluations = {run: json.loads((out / run / "evaluation.json").read_text()) for run in REID_RUNS}

@@ -98,14 +98,18 @@ def write_demo_report(
 
 
 def _quality_table(scores: dict[str, float]) -> Table:
-    rows = [
-        (label, f"{scores[key]:.3f}", f"{scores[FOREGROUND + key]:.3f}") for key, label in ANSWERS.items()
-    ]
+    rows = [(label, f"{scores[key]:.3f}", f"{scores[FOREGROUND + key]:.3f}") for key, label in ANSWERS.items()]
     return Table(("answer", "SSIM", "SSIM of the person only"), rows)
 
 
 def _reid_table(rows: dict[str, dict[str, float]]) -> Table:
-    columns = {"rank1": "rank-1 %", "rank5": "rank-5 %", "rank10": "rank-10 %", "mAP": "mAP %", "mINP": "mINP %"}
+    columns = {
+        "rank1": "rank-1 %",
+        "rank5": "rank-5 %",
+        "rank10": "rank-10 %",
+        "mAP": "mAP %",
+        "mINP": "mINP %",
+    }
     cells = [(name, *(f"{row[key]:.1f}" for key in columns)) for name, row in rows.items()]
     chance = next(iter(rows.values()))["chance_rank1"]
     return Table(("trained on", *columns.values()), [*cells, ("a random order", f"{chance:.1f}", "", "", "", "")])

@@ -1,5 +1,7 @@
 """One discriminator class, two instances: D_I and D_P (sections 3.3 and 3.4, Figure 7)."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [condition_channels + 3, *(base_width * min(2**level, 8) for level in range(layers))]
         self.layers = nn.Sequential()
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             self.layers.extend(
                 [
                     nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),

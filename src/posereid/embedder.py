@@ -58,16 +58,12 @@ class Embedder(nn.Module):
             nn.Linear(128, identities),
         )
         self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer(
-            "image_deviation", torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1), persistent=False
-        )
+        self.register_buffer("image_deviation", torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1), persistent=False)
 
     def feature_vector(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
         """The backbone's pooled features of images in [-1, 1]."""
         if tuple(images.shape[-2:]) != self.input_size:
-            images = F.interpolate(
-                images, size=self.input_size, mode="bilinear", align_corners=False, antialias=True
-            )
+            images = F.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False, antialias=True)
         return self.backbone(((images + 1) / 2 - self.image_mean) / self.image_deviation)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedded:
@@ -100,7 +96,8 @@ def build_embedder(
             f"embedder.backbone: timm has no model {backbone!r}; "
             + (f"did you mean {', '.join(near)}?" if near else "choose a name from timm.list_models().")
         )
-    if pretrained and not timm.models.get_pretrained_cfg(backbone).has_weights:
+    configuration = timm.models.get_pretrained_cfg(backbone)
+    if pretrained and not (configuration and configuration.has_weights):
         raise InputError(
             f"embedder.pretrained: timm has no ImageNet weights for {backbone!r}; "
             "set embedder.pretrained to false to train it from scratch, or choose another backbone."
@@ -115,4 +112,5 @@ def build_embedder(
             f"embedder.pretrained: the ImageNet weights of {backbone!r} could not be fetched ({reason}); connect to "
             "the network once so that they are cached, or set embedder.pretrained to false to train from scratch."
         ) from error
-    return Embedder(trunk, trunk.num_features, identities, input_size, crop_size, dropout=dropout)
+    features: int = trunk.num_features  # type: ignore[assignment]
+    return Embedder(trunk, features, identities, input_size, crop_size, dropout=dropout)

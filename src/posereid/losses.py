@@ -32,9 +32,7 @@ def generator_adversarial_loss(
     return F.softplus(-generated_logits).mean()
 
 
-def reconstruction_loss(
-    generated: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-) -> Float[Tensor, ""]:
+def reconstruction_loss(generated: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
     """Equation 9: L_R = ‖I_g - I'_g‖₁ as a mean over elements; in [0, 2] for images in [-1, 1]."""
     return (generated - target).abs().mean()
 
@@ -77,9 +75,7 @@ def identity_loss(logits: Float[Tensor, "b identities"], labels: Int[Tensor, " b
     return F.cross_entropy(logits, labels)
 
 
-def weighted_sum(
-    terms: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, float]
-) -> Float[Tensor, ""]:
+def weighted_sum(terms: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, float]) -> Float[Tensor, ""]:
     """Equations 11 and 14: Σ λ_k L_k over the terms at hand.
 
     Raises KeyError when a term has no weight, and ValueError without terms: a term is never dropped in silence.

@@ -53,8 +53,7 @@ def contact_sheet(
     """
     if not rows or not headers or scale < 1:
         raise InputError(
-            f"A sheet needs rows, headers and a scale of at least 1; it got {len(rows)}, {len(headers)} and "
-            f"{scale}."
+            f"A sheet needs rows, headers and a scale of at least 1; it got {len(rows)}, {len(headers)} and {scale}."
         )
     for number, row in enumerate(rows):
         if len(row) != len(headers):

@@ -58,18 +58,14 @@ class Section:
     pictures: Sequence[ReportPicture] = ()
 
 
-def write_report(
-    path: Path | str, *, title: str, summary: Mapping[str, Cell], sections: Sequence[Section]
-) -> None:
+def write_report(path: Path | str, *, title: str, summary: Mapping[str, Cell], sections: Sequence[Section]) -> None:
     """Write one self-contained HTML page, whole or not at all; missing folders are made.
 
     ``summary`` holds the key figures shown first, by name. All text is escaped; pictures are part of the
     page, which loads nothing from anywhere and runs no script. It follows the reader's light or dark setting.
     Raises :class:`InputError` for a table whose rows differ in length from its header.
     """
-    page = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    ).from_string(PAGE)
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
     html = page.render(
         title=title,
         summary=[(name, _cell_text(value)) for name, value in summary.items()],
@@ -97,15 +93,11 @@ def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:
     records = _read_log(Path(log)) if isinstance(log, str | Path) else list(log)
     curves = _curves(records)
     if not curves:
-        raise InputError(
-            f"None of the log's {len(records)} records has a step and a key that starts with {_PREFIX!r}."
-        )
+        raise InputError(f"None of the log's {len(records)} records has a step and a key that starts with {_PREFIX!r}.")
     stages = list(dict.fromkeys(stage for by_stage in curves.values() for stage in by_stage))
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(
-        figsize=(3.6 * columns, 2.5 * rows), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    )
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (name, by_stage) in zip(axes, curves.items(), strict=False):
@@ -171,9 +163,7 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tu
         for name, value in record.items():
             if name.startswith(_PREFIX) and isinstance(value, Real):
                 by_stage = curves.setdefault(name, {})
-                by_stage.setdefault(str(record.get("stage", "training")), []).append(
-                    (float(step), float(value))
-                )
+                by_stage.setdefault(str(record.get("stage", "training")), []).append((float(step), float(value)))
     return curves
 
 
@@ -190,10 +180,7 @@ def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | 
 
 def _is_number(cell: Cell) -> bool:
     if isinstance(cell, str):
-        return (
-            re.fullmatch(r"[-+−±]?\d[\d\s,.]*( ?± ?[\d.]+)?( ?(%|s|ms|h|min))?|[–-]", cell.strip())
-            is not None
-        )
+        return re.fullmatch(r"[-+−±]?\d[\d\s,.]*( ?± ?[\d.]+)?( ?(%|s|ms|h|min))?|[–-]", cell.strip()) is not None
     return True
 
 

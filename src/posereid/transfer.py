@@ -31,7 +31,8 @@ def find_joints(spec: str, name: str | None = None, tables: tuple[Path, ...] = (
             return table[spec]
     searched = ", ".join(str(path) for path in tables) or "no keypoint files, because none were given"
     raise InputError(
-        f"{spec!r} is no keypoint file, no row 'name: [y …]: [x …]', and no crop's name in {searched}; give one of these."
+        f"{spec!r} is no keypoint file, no row 'name: [y …]: [x …]', and no crop's name in {searched}; give one of "
+        "these."
     )
 
 
@@ -46,7 +47,7 @@ def find_target(spec: str, tables: tuple[Path, ...], height: int, width: int) ->
 
 
 def _only_or_named(table: KeypointTable, name: str | None, spec: str) -> Joints:
-    if name in table:
+    if name is not None and name in table:
         return table[name]
     if len(table) == 1:
         return next(iter(table.values()))

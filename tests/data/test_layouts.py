@@ -145,9 +145,7 @@ def test_msmt17_crop_listed_twice_counts_once(tmp_path: Path) -> None:
     assert "1 crops are listed twice" in table.notes[0]
 
 
-@pytest.mark.parametrize(
-    "row", ["a.jpg", "a.jpg x", "../a.jpg 1", "/a.jpg 1", "a.jpg -1", "a.jpg 10000", " 3"]
-)
+@pytest.mark.parametrize("row", ["a.jpg", "a.jpg x", "../a.jpg 1", "/a.jpg 1", "a.jpg -1", "a.jpg 10000", " 3"])
 def test_msmt17_lists_that_are_refused(tmp_path: Path, row: str) -> None:
     msmt17(tmp_path)
     (tmp_path / "list_val.txt").write_text(f"0001/0001_000_15_0303noon_0015_0.jpg 1\n{row}\n")

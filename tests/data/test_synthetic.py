@@ -27,11 +27,7 @@ SMALL = {"identities": 8, "crops_per_identity": 10, "cameras": 3, "height": 64, 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def annotations(folder: Path) -> dict[str, Joints]:
@@ -110,27 +106,21 @@ class TestFolder:
         assert description["parameters"] == SMALL
         assert len(description["people"]) == 8
 
-    def test_every_query_has_a_match_in_another_camera(
-        self, names: dict[str, list[tuple[int, int, str]]]
-    ) -> None:
+    def test_every_query_has_a_match_in_another_camera(self, names: dict[str, list[tuple[int, int, str]]]) -> None:
         gallery = {(identity, camera) for identity, camera, _ in names["bounding_box_test"]}
         keys = [(identity, camera) for identity, camera, _ in names["query"]]
         assert len(set(keys)) == len(keys)
         for identity, camera in keys:
             assert any(i == identity and c != camera for i, c in gallery)
 
-    def test_distractors_and_junk_only_in_the_gallery(
-        self, names: dict[str, list[tuple[int, int, str]]]
-    ) -> None:
+    def test_distractors_and_junk_only_in_the_gallery(self, names: dict[str, list[tuple[int, int, str]]]) -> None:
         gallery = Counter(identity for identity, _, _ in names["bounding_box_test"])
         assert gallery[0] >= 2
         assert gallery[-1] >= 2
         for each in ("bounding_box_train", "query"):
             assert all(identity > 0 for identity, _, _ in names[each])
 
-    def test_annotations_cover_all_crops(
-        self, folder: Path, names: dict[str, list[tuple[int, int, str]]]
-    ) -> None:
+    def test_annotations_cover_all_crops(self, folder: Path, names: dict[str, list[tuple[int, int, str]]]) -> None:
         table = annotations(folder)
         assert set(table) == {name for each in FOLDERS for _, _, name in names[each]}
         train = (folder / "market-annotation-train.csv").read_text().splitlines()[1:]
@@ -305,9 +295,7 @@ class TestCrops:
     def test_backgrounds_vary_within_a_camera(self, world: World) -> None:
         camera = world.camera(1)
         empty = [camera.shoot(np.random.default_rng(key)) for key in range(30)]
-        images = np.stack(
-            [render_shot(None, walking(np.random.default_rng(0)), camera, s).image for s in empty]
-        )
+        images = np.stack([render_shot(None, walking(np.random.default_rng(0)), camera, s).image for s in empty])
         mean = images.mean(axis=0)
         assert np.abs(images - mean).mean() > 8
         assert mean.std(axis=(0, 1)).mean() < images.std(axis=(1, 2)).mean()
@@ -317,10 +305,7 @@ class TestCrops:
         shot = replace(camera.shoot(np.random.default_rng(0), 0.0), occluder="", fill=0.9, shift_y=0.0)
         pose = sample_pose(np.random.default_rng(1), "walking")
         free = render_shot(person, pose, camera, shot)
-        hidden = [
-            render_shot(person, pose, camera, replace(shot, occluder="hedge", detail_seed=s))
-            for s in range(4)
-        ]
+        hidden = [render_shot(person, pose, camera, replace(shot, occluder="hedge", detail_seed=s)) for s in range(4)]
         for crop in hidden:
             assert crop.mask.sum() < free.mask.sum()
             assert crop.joints.present.sum() < free.joints.present.sum()
@@ -419,8 +404,7 @@ class TestRayCasting:
             chain.add(0, 0, centre, radius=float((1 - t) * radii[0] + t * radii[1]), stretch=stretch)
         view = Projection(20, 20, 12, 12, 1e9)
         depth, reference = (
-            cast(each.build(), rotation[None], np.zeros((1, 3)), view, 40, 40).depth_map
-            for each in (builder, chain)
+            cast(each.build(), rotation[None], np.zeros((1, 3)), view, 40, 40).depth_map for each in (builder, chain)
         )
         either = (depth > -1e8) | (reference > -1e8)
         wrong = either & ~(np.abs(depth - reference) < 0.15)

@@ -20,9 +20,7 @@ def naive_ranked_list(distances, identity, camera, gallery_identities, gallery_c
     kept = []
     for index in range(len(gallery_identities)):
         junk = gallery_identities[index] == -1
-        own_camera = (
-            camera is not None and gallery_identities[index] == identity and gallery_cameras[index] == camera
-        )
+        own_camera = camera is not None and gallery_identities[index] == identity and gallery_cameras[index] == camera
         if not junk and not own_camera:
             kept.append(index)
     return sorted(kept, key=lambda index: (distances[index], index))
@@ -90,9 +88,7 @@ def check_against_naive(distances, queries, gallery, max_rank, rows=None):
         assert hits.rank1 == cmc[0]
         assert hits.mean_average_precision == pytest.approx(np.mean([a[1] for a in matched]), abs=1e-12)
         assert trapezoid.mean_average_precision == pytest.approx(np.mean([a[2] for a in matched]), abs=1e-12)
-        assert hits.mean_inverse_negative_penalty == pytest.approx(
-            np.mean([a[3] for a in matched]), abs=1e-12
-        )
+        assert hits.mean_inverse_negative_penalty == pytest.approx(np.mean([a[3] for a in matched]), abs=1e-12)
 
 
 @st.composite
@@ -103,9 +99,7 @@ def searches(draw):
     query_cams = draw(st.lists(st.integers(1, 3), min_size=query_count, max_size=query_count))
     gallery_cams = draw(st.lists(st.integers(1, 3), min_size=gallery_count, max_size=gallery_count))
     # Few distinct distances, so that ties are the rule.
-    values = st.lists(
-        st.integers(0, 5), min_size=query_count * gallery_count, max_size=query_count * gallery_count
-    )
+    values = st.lists(st.integers(0, 5), min_size=query_count * gallery_count, max_size=query_count * gallery_count)
     dtype = draw(st.sampled_from([np.float32, np.float64, np.int64, np.float16]))
     distances = np.array(draw(values), dtype).reshape(query_count, gallery_count)
     cameras = draw(st.booleans())

@@ -139,9 +139,7 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes) -> None:
     problem_of(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["absent.csv", "absent.json", "nul\0.csv", "x" * 300, "empty_folder", "pipe"]
-)
+@pytest.mark.parametrize("name", ["absent.csv", "absent.json", "nul\0.csv", "x" * 300, "empty_folder", "pipe"])
 def test_paths_that_are_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty_folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

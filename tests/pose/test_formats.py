@@ -31,9 +31,7 @@ def read_or_refuse(path: Path) -> KeypointTable | None:
 
 @FUZZ
 @given(content=st.binary(max_size=200), header=st.booleans(), suffix=st.sampled_from([".csv", ".json", ""]))
-def test_any_bytes_give_a_table_or_an_input_error(
-    tmp_path: Path, content: bytes, header: bool, suffix: str
-) -> None:
+def test_any_bytes_give_a_table_or_an_input_error(tmp_path: Path, content: bytes, header: bool, suffix: str) -> None:
     path = tmp_path / f"fuzz{suffix}"
     path.write_bytes((f"{CSV_HEADER}\n".encode() if header else b"") + content)
     read_or_refuse(path)
@@ -41,9 +39,7 @@ def test_any_bytes_give_a_table_or_an_input_error(
 
 @FUZZ
 @given(rows=st.lists(st.tuples(st.text(max_size=6), coordinates, coordinates), max_size=4))
-def test_any_rows_give_a_table_or_an_input_error(
-    tmp_path: Path, rows: list[tuple[str, object, object]]
-) -> None:
+def test_any_rows_give_a_table_or_an_input_error(tmp_path: Path, rows: list[tuple[str, object, object]]) -> None:
     path = tmp_path / "fuzz.csv"
     text = "\n".join([CSV_HEADER, *(f"{name}: {json.dumps(y)}: {json.dumps(x)}" for name, y, x in rows)])
     path.write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -189,7 +189,7 @@ def batch_loader(dataset: Dataset[T], batches: ShardedBatches, workers: int) -> 
     collate_items: Callable[[Sequence[T]], T] = collate
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate_items,
         persistent_workers=workers > 0,

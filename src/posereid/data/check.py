@@ -190,9 +190,7 @@ def _counts(crops: Sequence[Crop]) -> SplitCounts:
 
 
 def _one_camera(crops_of: dict[int, list[Crop]]) -> tuple[int, ...]:
-    return tuple(
-        identity for identity, crops in crops_of.items() if len({crop.camera for crop in crops}) == 1
-    )
+    return tuple(identity for identity, crops in crops_of.items() if len({crop.camera for crop in crops}) == 1)
 
 
 def _unmatched(query: Iterable[Crop], gallery: Iterable[Crop]) -> tuple[tuple[str, NoMatchReason], ...]:

@@ -37,9 +37,7 @@ def open_image(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         problem = "too many pixels"
     except Exception as error:  # on damaged files Pillow's decoders raise errors of almost any type
-        problem = (
-            f"no readable image ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        )
+        problem = f"no readable image ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         problem = problem.replace(str(path), path.name)
         raise complaint(
             path,

@@ -45,9 +45,7 @@ _SHAPES: dict[Layout, str] = {
 }
 
 
-def load_crops(
-    root: str | Path, layout: Layout = "auto", keypoints: Sequence[str | Path] | None = None
-) -> CropTable:
+def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[str | Path] | None = None) -> CropTable:
     """Read a set of crops; images are listed, not opened.
 
     ``root`` is the folder of the set, or the CSV file of a set of one's own. A folder that holds the set in
@@ -75,9 +73,7 @@ def load_crops(
     reading, found = _read(home, found)
     folder = home.parent if home.is_file() else home
     if not reading.crops:
-        unusable = (
-            f"{len(reading.missing)} listed files missing and {len(reading.unparsed)} names not understood"
-        )
+        unusable = f"{len(reading.missing)} listed files missing and {len(reading.unparsed)} names not understood"
         raise complaint(home, f"no crop ({unusable})", "at least one", "unpack the images beside the lists")
     crops = sorted(reading.crops, key=lambda crop: SPLITS.index(crop.split))
     crops = _with_manifest(crops, folder, reading)
@@ -103,9 +99,7 @@ def _find_set(root: Path, layout: Layout) -> tuple[Path, str, list[str]]:
     if is_file:
         if layout in ("auto", "csv") and root.suffix.lower() == ".csv":
             return root, "csv", []
-        raise complaint(
-            root, "a file", "the folder of the set, or a .csv file that lists it", "give the folder"
-        )
+        raise complaint(root, "a file", "the folder of the set, or a .csv file that lists it", "give the folder")
     if not is_folder:
         raise complaint(root, "no such folder", "the folder of a set of crops", "check the path")
     if kind := _kind(root, layout):
@@ -188,9 +182,7 @@ def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop
     names = {crop.name for crop in crops}
     reading.missing.extend(name for name in origin if name not in names)
     return [
-        replace(crop, source=origin[crop.name][0], target_pose=origin[crop.name][1])
-        if crop.name in origin
-        else crop
+        replace(crop, source=origin[crop.name][0], target_pose=origin[crop.name][1]) if crop.name in origin else crop
         for crop in crops
     ]
 
@@ -213,20 +205,21 @@ def _with_masks(crops: list[Crop], root: Path) -> list[Crop]:
     return [replace(crop, mask_path=mask_path(crop)) for crop in crops]
 
 
+def find_keypoint_files(root: str | Path) -> list[Path]:
+    """The keypoint files that :func:`load_crops` reads from a set when none are named."""
+    return _keypoint_paths(Path(root), Path(root), None)
+
+
 def _keypoint_paths(given: Path, home: Path, keypoints: Sequence[str | Path] | None) -> list[Path]:
     if isinstance(keypoints, str | Path):  # a lone path would be taken apart into letters
         return [Path(keypoints)]
     if keypoints is not None:
         return [Path(path) for path in keypoints]
     folders = [home] if given.is_file() or given == home else [given, home]
-    return [
-        path for folder in folders for pattern in _KEYPOINT_PATTERNS for path in sorted(folder.glob(pattern))
-    ]
+    return [path for folder in folders for pattern in _KEYPOINT_PATTERNS for path in sorted(folder.glob(pattern))]
 
 
-def _with_joints(
-    crops: list[Crop], paths: Sequence[Path], reading: Reading, *, names_identify: bool
-) -> list[Crop]:
+def _with_joints(crops: list[Crop], paths: Sequence[Path], reading: Reading, *, names_identify: bool) -> list[Crop]:
     """Attach joints by name, or by the name without its ending, which OpenPose drops."""
     if not paths:
         return crops
@@ -251,8 +244,7 @@ def _with_joints(
             f"crop of the set, for example {shown(example, 80)}."
         )
     return [
-        crop if key is None else replace(crop, joints=joints_of[key])
-        for crop, key in zip(crops, keys, strict=True)
+        crop if key is None else replace(crop, joints=joints_of[key]) for crop, key in zip(crops, keys, strict=True)
     ]
 
 

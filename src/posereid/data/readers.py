@@ -120,8 +120,7 @@ def read_msmt17(root: Path) -> Reading:
         raise complaint(
             root,
             "no MSMT17",
-            f"{' or '.join('/ and '.join(pair) + '/' for pair in MSMT17_FOLDERS)} "
-            f"beside {', '.join(MSMT17_LISTS)}",
+            f"{' or '.join('/ and '.join(pair) + '/' for pair in MSMT17_FOLDERS)} beside {', '.join(MSMT17_LISTS)}",
             "unpack the set completely",
         )
     train_folder, test_folder = (complete or partial)[0]
@@ -213,9 +212,7 @@ def read_own_csv(path: Path) -> Reading:
         if not disk.has(where):
             reading.missing.append(relative)
             continue
-        reading.crops.append(
-            Crop(where, where.name, identities[row["identity"]], cameras[row["camera"]], split)
-        )
+        reading.crops.append(Crop(where, where.name, identities[row["identity"]], cameras[row["camera"]], split))
     return reading
 
 
@@ -292,14 +289,7 @@ def checked_relative(text: str, place: str) -> str:
     """``text`` as a relative path that stays inside its folder."""
     path = PurePosixPath(text.replace("\\", "/"))
     drive = re.match("[A-Za-z]:", text)
-    if (
-        not text
-        or path.is_absolute()
-        or drive
-        or ".." in path.parts
-        or not path.name
-        or not text.isprintable()
-    ):
+    if not text or path.is_absolute() or drive or ".." in path.parts or not path.name or not text.isprintable():
         raise complaint(
             place,
             f"the path {shown(text, 80)}",

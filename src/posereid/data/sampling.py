@@ -143,9 +143,7 @@ class ShardedBatches(Iterable[list[tuple[int, ...]]]):
             yield [(int(draw), *map(int, row)) for draw, row in zip(draws[own], rows[own], strict=True)]
 
 
-def batch_quartets(
-    labels: Sequence[int], drawable: Sequence[bool], random: np.random.Generator
-) -> Indices:
+def batch_quartets(labels: Sequence[int], drawable: Sequence[bool], random: np.random.Generator) -> Indices:
     """Quartets inside a batch: every drawable image is once the anchor (equation 12).
 
     ``labels`` holds the identity of each image, ``drawable`` whether quartets may use it. Returns (n, 4)

@@ -22,7 +22,6 @@ from posereid.evaluation.ranking import RankingResult, distance_matrix, rank_gal
 from posereid.features import embed_crops
 from posereid.generator.generator import PoseTransferGenerator
 
-
 FOREGROUND = "foreground_"
 
 
@@ -49,9 +48,7 @@ class Search:
         }
 
 
-def search_gallery(
-    embedder: Embedder, crops: CropTable, recipe: EvaluationRecipe, *, progress: bool = False
-) -> Search:
+def search_gallery(embedder: Embedder, crops: CropTable, recipe: EvaluationRecipe, *, progress: bool = False) -> Search:
     """Embed query and gallery, rank by cosine distance, score by the Market-1501 protocol.
 
     Junk is dropped, and for each query the gallery crops of the same identity and camera. Raises InputError when
@@ -93,8 +90,8 @@ class ImageQuality:
     """SSIM of the generated test pairs and of the answers beside it.
 
     ``scores`` holds means over pairs: ``ssim`` of the generated images, ``ssim_ANSWER`` of each other answer, and
-    both again as ``foreground_…`` for the pixels of the person only; ``pairs`` counts them, ``foreground_from`` says whether the
-    set's masks or the joints decided what the foreground is.
+    both again as ``foreground_…`` for the pixels of the person only; ``pairs`` counts them,
+    ``foreground_from`` says whether the set's masks or the joints decided what the foreground is.
     """
 
     scores: dict[str, float]
@@ -126,8 +123,8 @@ def _pairs_from_file(crops: Sequence[Crop], path: Path) -> list[tuple[int, int]]
     unknown = [name for pair in rows for name in pair if name not in position]
     if unknown:
         raise InputError(
-            f"{path} names {len(unknown)} crops that the test split does not hold, for example {unknown[0]!r}; give the "
-            "pairs file of this data set."
+            f"{path} names {len(unknown)} crops that the test split does not hold, for example {unknown[0]!r}; give "
+            "the pairs file of this data set."
         )
     return [(position[source], position[target]) for source, target in rows]
 
@@ -218,9 +215,7 @@ def _mask(images: CropImages, position: int) -> Tensor:
     return mask
 
 
-def _other_identity(
-    pairs: Sequence[tuple[int, int]], crops: Sequence[Crop]
-) -> dict[tuple[int, int], tuple[int, int]]:
+def _other_identity(pairs: Sequence[tuple[int, int]], crops: Sequence[Crop]) -> dict[tuple[int, int], tuple[int, int]]:
     """For each pair the next one, cyclically from half-way, that shows somebody else (itself when there is none)."""
     found = {}
     for number, pair in enumerate(pairs):

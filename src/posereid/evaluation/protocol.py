@@ -124,8 +124,7 @@ def _labels(labels: npt.ArrayLike, name: str, expected: int) -> npt.NDArray[Any]
     if array.ndim != 1 or len(array) != expected:
         side = "rows" if name.startswith("query") else "columns"
         raise InputError(
-            f"{name} has shape {array.shape}, but distances has {expected} {side}; one value per "
-            "crop is expected."
+            f"{name} has shape {array.shape}, but distances has {expected} {side}; one value per crop is expected."
         )
     if len(array) and array.dtype.kind not in "iuUS":
         raise InputError(f"{name} holds values of type {array.dtype}; whole numbers or strings are expected.")

@@ -105,13 +105,9 @@ def rank_gallery(
         choices = " or ".join(get_args(AveragePrecision))
         raise InputError(f"average_precision is {average_precision!r}; choose {choices}.")
     matrix = _distance_table(distances)
-    protocol = RankingProtocol.of(
-        matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras
-    )
+    protocol = RankingProtocol.of(matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras)
     per_query = [
-        ranks
-        for start, block in _finite_blocks(matrix, protocol)
-        for ranks in _hit_ranks(start, block, protocol)
+        ranks for start, block in _finite_blocks(matrix, protocol) for ranks in _hit_ranks(start, block, protocol)
     ]
     counts = np.array([len(ranks) for ranks in per_query], np.int64)
     matched = counts > 0
@@ -172,9 +168,7 @@ def ranked_matches(
     if top < 1:
         raise InputError(f"top is {top}; it must be at least 1.")
     matrix = _distance_table(distances)
-    protocol = RankingProtocol.of(
-        matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras
-    )
+    protocol = RankingProtocol.of(matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras)
     if not 0 <= query_index < len(matrix):
         raise InputError(f"query_index is {query_index}; there are {len(matrix)} queries, counted from 0.")
     row = _finite_block(matrix, protocol, query_index, query_index + 1)[0]

@@ -1,6 +1,7 @@
 """PAAN, the pose attention-guided appearance network: equations 1 and 2 (section 3.1)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,9 @@ def attention_mask(pose: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def attended_appearance(
-    attention: Float[Tensor, "b c h w"], transformed: Float[Tensor, "b c h w"], appearance: Float[Tensor, "b c h w"]
+    attention: Float[Tensor, "b c h w"],
+    transformed: Float[Tensor, "b c h w"],
+    appearance: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
     """Equation 2: f_n^I = A ⊗ conv(f_{n-1}^I) ⊕ f_{n-1}^I.
 
@@ -63,9 +66,7 @@ class AppearanceNetwork(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        self.blocks = nn.ModuleList(
-            AppearanceBlock(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(AppearanceBlock(inputs, outputs) for inputs, outputs in pairwise(widths))
 
     def forward(
         self, appearance: Float[Tensor, "b c0 h w"], pose: Float[Tensor, "b c0 h w"]

@@ -47,7 +47,13 @@ class GenerationBlock(nn.Module):
     """One module of PAGN: an appearance stream f^g and an image stream I^g, each to twice its scale (Figure 4)."""
 
     def __init__(
-        self, inputs: int, image_inputs: int, outputs: int, source_channels: int, pose_channels: int, reading: AdaINReading
+        self,
+        inputs: int,
+        image_inputs: int,
+        outputs: int,
+        source_channels: int,
+        pose_channels: int,
+        reading: AdaINReading,
     ) -> None:
         super().__init__()
         self.reading: AdaINReading = reading
@@ -57,9 +63,7 @@ class GenerationBlock(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.content = nn.Conv2d(source_channels, outputs, 1)
-        self.attention = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
-        )
+        self.attention = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
         self.image_up = nn.ConvTranspose2d(image_inputs, outputs, 4, stride=2, padding=1, bias=False)
         self.attended = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.image_norm = nn.Sequential(nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
@@ -93,7 +97,10 @@ class GenerationBlock(nn.Module):
         return torch.sigmoid(self.attention(x))
 
     def next_image(
-        self, image: Float[Tensor, "b c h w"], x: Float[Tensor, "b k h2 w2"], attention: Float[Tensor, "b k h2 w2"]
+        self,
+        image: Float[Tensor, "b c h w"],
+        x: Float[Tensor, "b k h2 w2"],
+        attention: Float[Tensor, "b k h2 w2"],
     ) -> Float[Tensor, "b k h2 w2"]:
         """Equation 6: I_n^g = deconv(I_{n-1}^g ‖ (A_n ⊗ x)).
 

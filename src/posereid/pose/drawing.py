@@ -29,8 +29,7 @@ def draw_skeleton(
         background = np.zeros((height, width, 3), np.uint8)
     elif background.shape != (height, width, 3) or background.dtype != np.uint8:
         raise InputError(
-            f"The background is {background.shape} {background.dtype}; ({height}, {width}, 3) uint8 is "
-            "expected."
+            f"The background is {background.shape} {background.dtype}; ({height}, {width}, 3) uint8 is expected."
         )
     # Enlarged by repeating pixels, so that shrinking gives untouched pixels back exactly.
     size = (width * _OVERSAMPLING, height * _OVERSAMPLING)

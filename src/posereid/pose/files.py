@@ -115,9 +115,7 @@ def _read_text(path: Path) -> str:
             "save the file as UTF-8",
         ) from error
     if not text.strip():
-        raise complaint(
-            path, "an empty file", f"{CSV_HEADER!r} and one line per crop, or JSON", "write the file again"
-        )
+        raise complaint(path, "an empty file", f"{CSV_HEADER!r} and one line per crop, or JSON", "write the file again")
     return text
 
 
@@ -141,11 +139,7 @@ def _read_json(path: Path, text: str) -> KeypointTable:
 
 def _read_openpose_folder(folder: Path) -> KeypointTable:
     files = sorted(
-        (
-            file
-            for file in folder.iterdir()
-            if file.suffix.lower() == ".json" and not file.name.startswith(".")
-        ),
+        (file for file in folder.iterdir() if file.suffix.lower() == ".json" and not file.name.startswith(".")),
         key=lambda file: file.name,
     )
     if not files:
@@ -261,9 +255,7 @@ def _write_openpose_folder(table: Mapping[str, Joints], folder: Path) -> None:
             "rename one or write CSV",
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise complaint(
-            folder, "something there already", "a new or empty folder", "delete it or choose another path"
-        )
+        raise complaint(folder, "something there already", "a new or empty folder", "delete it or choose another path")
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for stem, joints in zip(stems, table.values(), strict=True):

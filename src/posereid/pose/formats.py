@@ -87,9 +87,7 @@ def parse_csv(text: str, source: str) -> dict[str, Joints]:
     lines = text.split("\n")  # splitlines() would also split at characters that a name may hold
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise complaint(
-            source, "an empty file", f"{CSV_HEADER!r} and one line per crop", "write the file again"
-        )
+        raise complaint(source, "an empty file", f"{CSV_HEADER!r} and one line per crop", "write the file again")
     number, header = numbered[0]
     if header.strip() != CSV_HEADER:
         raise complaint(
@@ -250,9 +248,7 @@ def _coco_images(images: Any, source: str) -> dict[int | str, str]:
     number_of: dict[str, int] = {}
     for number, image in enumerate(images, 1):
         place = f"{source}, image {number}"
-        identifier, path = (
-            (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
-        )
+        identifier, path = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
         name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else path
         problem = name_problem(name)
         if not isinstance(identifier, int | str):

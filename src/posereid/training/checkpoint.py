@@ -97,7 +97,9 @@ def latest_checkpoint(run: str | Path) -> Checkpoint:
         step, stage, identities, recipe = (about[key] for key in ("step", "stage", "identities", "recipe"))
         identities = tuple(int(identity) for identity in identities)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{about_path} is damaged ({type(error).__name__}: {error}); use another checkpoint.") from None
+        raise InputError(
+            f"{about_path} is damaged ({type(error).__name__}: {error}); use another checkpoint."
+        ) from None
     return Checkpoint(folders[-1], int(step), str(stage), parse_recipe(recipe, str(about_path)), identities)
 
 

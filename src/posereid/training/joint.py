@@ -8,8 +8,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from posereid.config import LossRecipe, Recipe
-from posereid.data.batches import CropImages, PosePairBatch, PosePairs, batch_loader, class_labels, collate, to_float
+from posereid.config import LossRecipe, OptimiserRecipe, Recipe
+from posereid.data.batches import (
+    CropImages,
+    PosePairBatch,
+    PosePairs,
+    batch_loader,
+    class_labels,
+    collate,
+    to_float,
+)
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler, ShardedBatches, batch_quartets
 from posereid.discriminator import appearance_discriminator, pose_discriminator
@@ -62,9 +70,7 @@ class Networks:
     optimisers: dict[str, torch.optim.Optimizer]
 
 
-def train_joint(
-    recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = False, progress: bool = True
-) -> Path:
+def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
     """Train generator, D_I, D_P and E together on the training split of ``crops`` (equation 14).
 
     Each step: the generator draws I_g for a batch of pose pairs; the discriminators learn to tell I_t from I_g;
@@ -182,7 +188,8 @@ def joint_terms(
             terms["adversarial"] = torch.stack(
                 [
                     generator_adversarial_loss(
-                        _frozen(networks.plain[name])(condition, generated).float(), saturating=losses.saturating
+                        _frozen(networks.plain[name])(condition, generated).float(),
+                        saturating=losses.saturating,
                     )
                     for name, condition in conditions.items()
                 ]
@@ -210,8 +217,8 @@ def _batch_quartet_loss(
     real = len(labels) // 3 * 2
     drawable = [losses.quartets_with_generated or position < real for position in range(len(labels))]
     quartets = batch_quartets(labels.tolist(), drawable, np.random.default_rng((seed, 4, step, rank)))
-    images = embedding[torch.from_numpy(quartets).to(embedding.device)]
-    return quartet_loss(*images.unbind(1), margin=losses.margin, intra_margin=losses.intra_margin)
+    anchor, positive, negative, other = embedding[torch.from_numpy(quartets).to(embedding.device)].unbind(1)
+    return quartet_loss(anchor, positive, negative, other, losses.margin, losses.intra_margin)
 
 
 def _frozen(module: nn.Module) -> nn.Module:
@@ -246,7 +253,7 @@ def _networks(recipe: Recipe, identities: int, fabric: Fabric, checkpoint: Check
         if checkpoint:
             load_weights(module, checkpoint.folder / f"{name}.safetensors")
         if recipe.runtime.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         module.train()
         optimiser = make_optimiser(module, _optimiser_recipe(recipe, name))
         wrapped[name], optimisers[name] = fabric.setup(module, optimiser)
@@ -255,7 +262,7 @@ def _networks(recipe: Recipe, identities: int, fabric: Fabric, checkpoint: Check
     return Networks(plain, wrapped, optimisers)
 
 
-def _optimiser_recipe(recipe: Recipe, network: str):  # noqa: ANN202
+def _optimiser_recipe(recipe: Recipe, network: str) -> OptimiserRecipe:
     joint = recipe.joint
     return {"generator": joint.generator, "embedder": joint.embedder}.get(network, joint.discriminators)
 
@@ -300,9 +307,7 @@ def _save_samples(networks: Networks, batch: PosePairBatch, out: Path, step: int
     save_png(out / "samples" / f"step-{step:08d}.png", pose_pair_sheet(batch, drawn))
 
 
-def _facts(
-    recipe: Recipe, train: CropTable, sampler: PosePairSampler, steps: int, fabric: Fabric
-) -> dict[str, object]:
+def _facts(recipe: Recipe, train: CropTable, sampler: PosePairSampler, steps: int, fabric: Fabric) -> dict[str, object]:
     return {
         "seed": recipe.seed,
         "device": str(fabric.device),

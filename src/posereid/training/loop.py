@@ -5,13 +5,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, Strategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -30,9 +30,7 @@ def pick_device(runtime: RuntimeRecipe) -> torch.device:
     if runtime.device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     if not available[runtime.device]:
-        raise InputError(
-            f"runtime.device is {runtime.device}, and PyTorch finds no such device here; use auto or cpu."
-        )
+        raise InputError(f"runtime.device is {runtime.device}, and PyTorch finds no such device here; use auto or cpu.")
     return torch.device(runtime.device)
 
 
@@ -62,6 +60,11 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes; launchers tell the others their rank."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     """Claim a run folder: a new or empty one, or with ``resume`` one that the same recipe began.
 
@@ -69,7 +72,7 @@ def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     Raises InputError.
     """
     if not resume:
-        if (rank_zero_only.rank or 0) == 0:
+        if is_first_process():
             require_free(out, "a new run (without --resume)")
             write_atomically(out / RECIPE_FILE, write_recipe(recipe))
         return None
@@ -78,8 +81,8 @@ def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
     own = read_recipe(out / RECIPE_FILE)
     if own.model_dump(exclude={"runtime"}) != recipe.model_dump(exclude={"runtime"}):
         raise InputError(
-            f"{out} was begun with another recipe than the one given; resume with its own {out / RECIPE_FILE}, or choose "
-            "another folder."
+            f"{out} was begun with another recipe than the one given; resume with its own "
+            f"{out / RECIPE_FILE}, or choose another folder."
         )
     return latest_checkpoint(out) if checkpoint_folders(out) else None
 
@@ -122,8 +125,8 @@ def require_finite(terms: Mapping[str, torch.Tensor], step: int) -> None:
     for name, value in terms.items():
         if not torch.isfinite(value):
             raise InputError(
-                f"training stopped at step {step}: the {name} loss is {value.item()}; lower its learning rate or weight "
-                "and resume from the last checkpoint."
+                f"training stopped at step {step}: the {name} loss is {value.item()}; lower its learning rate or "
+                "weight and resume from the last checkpoint."
             )
 
 
@@ -135,14 +138,14 @@ def average_buffers(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
     for module in modules.values():
         for buffer in module.buffers():
             if buffer.is_floating_point():
-                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
+                buffer.copy_(cast(Tensor, fabric.all_reduce(buffer, reduce_op="mean")))
 
 
 @torch.no_grad()
 def weight_difference(fabric: Fabric, modules: Mapping[str, nn.Module]) -> float:
     """Largest difference of any weight or buffer between two processes; 0 when they agree."""
     flat = torch.cat([v.float().flatten() for m in modules.values() for v in m.state_dict().values()])
-    gathered = fabric.all_gather(flat).reshape(fabric.world_size, -1)
+    gathered = cast(Tensor, fabric.all_gather(flat)).reshape(fabric.world_size, -1)
     return (gathered - gathered[0]).abs().max().item()
 
 

@@ -10,7 +10,13 @@ from posereid.data.crops import CropTable
 from posereid.data.sampling import QuartetSampler, ShardedBatches
 from posereid.errors import InputError
 from posereid.losses import identity_loss, quartet_loss, weighted_sum
-from posereid.training.checkpoint import latest_checkpoint, load_weights, new_embedder, resume_state, save_checkpoint
+from posereid.training.checkpoint import (
+    latest_checkpoint,
+    load_weights,
+    new_embedder,
+    resume_state,
+    save_checkpoint,
+)
 from posereid.training.loop import (
     RunLog,
     average_buffers,
@@ -71,14 +77,19 @@ def train_reid(
     if loaded:
         load_weights(embedder, loaded.folder / "embedder.safetensors")
     if recipe.runtime.channels_last:
-        embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        embedder.to(memory_format=torch.channels_last)
     network, optimiser = fabric.setup(embedder.train(), make_optimiser(embedder, recipe.reid.optimiser))
     if checkpoint:
         optimiser.load_state_dict(resume_state(checkpoint)["embedder"])
 
     log = RunLog(out, "reid", steps, first_step, fabric, progress)
     generated = sum(crop.generated for crop in train)
-    facts = {"seed": recipe.seed, "device": str(fabric.device), "processes": fabric.world_size, "steps": steps}
+    facts = {
+        "seed": recipe.seed,
+        "device": str(fabric.device),
+        "processes": fabric.world_size,
+        "steps": steps,
+    }
     log.write(first_step, facts | {"real_crops": len(train) - generated, "generated_crops": generated})
     try:
         for step, batch in enumerate(loader, first_step + 1):
@@ -86,10 +97,10 @@ def train_reid(
             set_learning_rate(optimiser, learning_rate(recipe.reid.optimiser, step - 1, steps))
             batch = batch.to(fabric.device)
             embedded = network(to_float(batch.images.flatten(0, 1)))
-            quartets = embedded["embedding"].float().unflatten(0, (-1, 4)).unbind(1)
+            anchor, positive, negative, other = embedded["embedding"].float().unflatten(0, (-1, 4)).unbind(1)
             terms = {
                 "quartet": quartet_loss(
-                    *quartets, margin=recipe.losses.margin, intra_margin=recipe.losses.intra_margin
+                    anchor, positive, negative, other, recipe.losses.margin, recipe.losses.intra_margin
                 ),
                 "identity": identity_loss(embedded["logits"].float(), batch.labels.flatten()),
             }

@@ -37,5 +37,5 @@ def pose_pair_sheet(
         ]
         for n in range(len(batch))
     ]
-    rows = [sum(cells[start : start + columns], []) for start in range(0, len(cells), columns)]
+    rows = [[cell for row in cells[start : start + columns] for cell in row] for start in range(0, len(cells), columns)]
     return contact_sheet(rows, HEADERS * columns, scale=scale)

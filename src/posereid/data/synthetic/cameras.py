@@ -144,9 +144,7 @@ class Camera:
         if self.native_height < self.height:
             small = image.resize((self.native_height // 2, self.native_height), Image.Resampling.BOX)
             image = small.resize((self.width, self.height), Image.Resampling.BICUBIC)
-        noise = np.random.default_rng((shot.detail_seed, 1)).standard_normal(
-            (self.height, self.width, 3), np.float32
-        )
+        noise = np.random.default_rng((shot.detail_seed, 1)).standard_normal((self.height, self.width, 3), np.float32)
         noisy = np.asarray(image, np.float32) + noise * np.float32(self.noise)
         return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
 

@@ -170,9 +170,7 @@ def _shaded(
     lambert = np.clip(surface.normal @ camera.light.astype(np.float32), 0, None)
     # The sky lights what faces up, the ground sends a little back from below.
     sky = 1 - 0.22 * surface.normal[:, 1]
-    shade = (camera.ambient * sky + camera.diffuse * lambert) * fold_shade(
-        materials, material, surface.part, folds
-    )
+    shade = (camera.ambient * sky + camera.diffuse * lambert) * fold_shade(materials, material, surface.part, folds)
     return colour * shade[:, None]
 
 

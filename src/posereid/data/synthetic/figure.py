@@ -69,9 +69,7 @@ def _trunk(builder: SolidBuilder, body: Proportions, looks: Appearance) -> None:
     )  # fmt: skip
     belly = (0.098 * girth + thick) * body.belly
     belly_wide = (0.5 * half + 0.5 * body.hip_half * 1.6 + 0.004 + thick) * body.belly**0.5 / belly
-    builder.add(
-        Frame.CHEST, TORSO, (0, 0.005, -0.08), (0, 0.004, 0.09), (belly * 1.02, belly), (belly_wide, 1, 1)
-    )
+    builder.add(Frame.CHEST, TORSO, (0, 0.005, -0.08), (0, 0.004, 0.09), (belly * 1.02, belly), (belly_wide, 1, 1))
     for sign in (1, -1):
         # Slope from the neck to the shoulder, then the cap of the shoulder.
         builder.add(
@@ -208,33 +206,23 @@ def _head(builder: SolidBuilder, body: Proportions, looks: Appearance) -> None:
     def at(x: float, y: float, z: float) -> tuple[float, float, float]:
         return (size * x, size * y, size * z)
 
-    builder.add(
-        Frame.NECK, NECK, (0, 0, -0.02), (0, 0, 0.1), (0.056 * body.girth**0.5, 0.05 * body.girth**0.5)
-    )
-    builder.add(
-        Frame.HEAD, HEAD, at(0, -0.006, 0.03), at(0, 0.022, -0.068), (0.09 * size, 0.053 * size), (0.88, 1, 1)
-    )
+    builder.add(Frame.NECK, NECK, (0, 0, -0.02), (0, 0, 0.1), (0.056 * body.girth**0.5, 0.05 * body.girth**0.5))
+    builder.add(Frame.HEAD, HEAD, at(0, -0.006, 0.03), at(0, 0.022, -0.068), (0.09 * size, 0.053 * size), (0.88, 1, 1))
     builder.add(Frame.HEAD, SKIN, at(0, 0.09, 0.004), at(0, 0.1, -0.02), (0.009 * size, 0.016 * size))
     for sign in (1, -1):
-        builder.add(
-            Frame.HEAD, SKIN, at(sign * 0.077, -0.008, -0.002), radius=size, stretch=(0.012, 0.02, 0.03)
-        )
+        builder.add(Frame.HEAD, SKIN, at(sign * 0.077, -0.008, -0.002), radius=size, stretch=(0.012, 0.02, 0.03))
     style = looks.hair_style
     if style != "bald":
         builder.add(Frame.HEAD, HAIR, at(0, -0.022, 0.046), radius=size, stretch=(0.089, 0.102, 0.092))
         builder.add(Frame.HEAD, HAIR, at(0, -0.045, 0.0), radius=size, stretch=(0.082, 0.072, 0.09))
     if style == "long":
-        builder.add(
-            Frame.HEAD, HAIR, at(0, -0.052, 0.01), at(0, -0.07, -0.2), (0.078, 0.066), (1.25, 0.75, 1)
-        )
+        builder.add(Frame.HEAD, HAIR, at(0, -0.052, 0.01), at(0, -0.07, -0.2), (0.078, 0.066), (1.25, 0.75, 1))
     elif style == "ponytail":
         builder.add(Frame.HEAD, HAIR, at(0, -0.115, 0.06), at(0, -0.15, -0.14), (0.034, 0.02))
     elif style == "bun":
         builder.add(Frame.HEAD, HAIR, at(0, -0.115, 0.085), radius=0.045)
     if looks.cap is not None:
-        builder.add(
-            Frame.HEAD, CAP, at(0, -0.014, 0.05), radius=size, stretch=(0.1, 0.117, 0.098), keep=(0.046, FAR)
-        )
+        builder.add(Frame.HEAD, CAP, at(0, -0.014, 0.05), radius=size, stretch=(0.1, 0.117, 0.098), keep=(0.046, FAR))
         builder.add(Frame.HEAD, CAP, at(0, 0.125, 0.052), radius=size, stretch=(0.07, 0.065, 0.012))
 
 

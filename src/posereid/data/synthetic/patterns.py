@@ -28,9 +28,7 @@ class Material:
     folds: float = 0.0
 
 
-def reflectance(
-    materials: tuple[Material, ...], material: npt.NDArray[np.intp], part: Array, own: Array
-) -> Array:
+def reflectance(materials: tuple[Material, ...], material: npt.NDArray[np.intp], part: Array, own: Array) -> Array:
     """(N, 3) colours in [0, 1] of N surface points.
 
     ``material`` (N,) indexes ``materials``; ``part`` (N, 3) are metres on the body part, ``own`` the same
@@ -54,9 +52,7 @@ def reflectance(
     return colour
 
 
-def fold_shade(
-    materials: tuple[Material, ...], material: npt.NDArray[np.intp], part: Array, phase: float
-) -> Array:
+def fold_shade(materials: tuple[Material, ...], material: npt.NDArray[np.intp], part: Array, phase: float) -> Array:
     """(N,) factors around 1: soft wrinkles of fabric, fixed to the part and to the wearer."""
     depth = np.array([each.folds for each in materials], np.float32)[material]
     x, y, z = part[:, 0], part[:, 1], part[:, 2]
@@ -120,9 +116,7 @@ def _head(wearer: Appearance, point: Array) -> Array:
         (0.62 * skin[0], 0.36 * skin[1], 0.38 * skin[2]),
     )
     if wearer.beard:
-        _mark(
-            colour, (y > -0.005) & (z < -0.035) & ~((z > -0.066) & (z < -0.05) & (aside < 0.026)), wearer.hair
-        )
+        _mark(colour, (y > -0.005) & (z < -0.035) & ~((z > -0.066) & (z < -0.05) & (aside < 0.026)), wearer.hair)
     eyes = front & (np.abs(aside - 0.034) < 0.017) & (np.abs(z - 0.014) < 0.010)
     if wearer.glasses:
         _mark(

@@ -55,9 +55,7 @@ def plan_crops(seed: int, identities: int, crops_per_identity: int, cameras: int
             walk: list[_Entry] = []
             for place in range(2 + int(extra)):
                 folder = TRAIN if identity <= training else QUERY if place == 0 else GALLERY
-                walk.append(
-                    (folder, identity, int(camera), (PERSON_KEY, identity), (CROP_KEY, identity, index))
-                )
+                walk.append((folder, identity, int(camera), (PERSON_KEY, identity), (CROP_KEY, identity, index)))
                 in_gallery += folder == GALLERY
                 index += 1
             walks.append(walk)

@@ -193,12 +193,8 @@ def carrying(rng: np.random.Generator) -> Pose:
 def raising(rng: np.random.Generator) -> Pose:
     """Standing with one or both arms raised."""
     base = standing(rng)
-    first = Limb(
-        float(rng.uniform(0.4, 1.6)), float(rng.uniform(1.2, 2.5)), 0.0, float(rng.uniform(0.1, 0.9))
-    )
-    second = Limb(
-        float(rng.uniform(0.4, 1.6)), float(rng.uniform(1.2, 2.5)), 0.0, float(rng.uniform(0.1, 0.9))
-    )
+    first = Limb(float(rng.uniform(0.4, 1.6)), float(rng.uniform(1.2, 2.5)), 0.0, float(rng.uniform(0.1, 0.9)))
+    second = Limb(float(rng.uniform(0.4, 1.6)), float(rng.uniform(1.2, 2.5)), 0.0, float(rng.uniform(0.1, 0.9)))
     choice = rng.random()
     arms = {"right_arm": base.right_arm, "left_arm": base.left_arm}
     if choice < 0.75:

@@ -107,9 +107,7 @@ def bench(seat_height: float) -> Prop:
 def parcel(skeleton: Skeleton, colour: tuple[float, float, float], size: float) -> Prop:
     """A parcel between the two hands."""
     hands = (skeleton.joints[joint_index("right_wrist")] + skeleton.joints[joint_index("left_wrist")]) / 2
-    apart = np.linalg.norm(
-        skeleton.joints[joint_index("right_wrist")] - skeleton.joints[joint_index("left_wrist")]
-    )
+    apart = np.linalg.norm(skeleton.joints[joint_index("right_wrist")] - skeleton.joints[joint_index("left_wrist")])
     half = max(float(apart) / 2 - 0.02, 0.09)
     place = hands + np.array([0, 0.1, 0.02])
     x, y, z = (float(value) for value in place)
@@ -173,18 +171,14 @@ def occluder(kind: str, rng: np.random.Generator) -> Prop:
         paint = tuple(float(value) for value in rng.uniform(0.08, 0.6, 3))
         bike = bicycle(paint, float(rng.uniform(0, 6)))  # type: ignore[arg-type]
         turn = about_z(float(rng.choice((-1, 1)) * rng.uniform(1.2, 1.9)))
-        return Prop(
-            bike.solids, bike.materials, turn[None], np.array([[aside - 0.3, near, 0.0]]), on_body=False
-        )
+        return Prop(bike.solids, bike.materials, turn[None], np.array([[aside - 0.3, near, 0.0]]), on_body=False)
     if kind == "passer-by":
         body = sample_proportions(rng)
         figure = build_figure(body, sample_appearance(rng, body.stature))
         skeleton = pose_body(body, walking(rng))
         turn = about_z(float(rng.uniform(0, 2 * np.pi)))
         place = np.array([np.sign(aside) * (0.2 + abs(aside) / 2), near, 0.0])
-        return Prop(
-            figure.solids, figure.materials, turn @ skeleton.rotation, skeleton.origin @ turn.T + place, False
-        )
+        return Prop(figure.solids, figure.materials, turn @ skeleton.rotation, skeleton.origin @ turn.T + place, False)
     raise ValueError(f"unknown kind of occluder {kind!r}; expected one of {', '.join(OCCLUDERS)}")
 
 

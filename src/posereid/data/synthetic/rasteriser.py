@@ -75,9 +75,7 @@ class SolidBuilder:
     ) -> None:
         """One solid; without ``end`` an ellipsoid, with one radius a capsule."""
         radii = radius if isinstance(radius, tuple) else (radius, radius)
-        self.rows.append(
-            (frame, start, end or start, radii[0], radii[1], stretch, keep, material, 1, pattern_origin)
-        )
+        self.rows.append((frame, start, end or start, radii[0], radii[1], stretch, keep, material, 1, pattern_origin))
 
     def build(self) -> Solids:
         """All solids added so far as arrays."""
@@ -136,9 +134,7 @@ def outline(solids: Solids, rotation: FloatArray, origin: FloatArray, projection
     return _placed(solids, rotation, origin, projection)[-1]
 
 
-def _placed(
-    solids: Solids, rotation: FloatArray, origin: FloatArray, projection: Projection
-) -> tuple[FloatArray, ...]:
+def _placed(solids: Solids, rotation: FloatArray, origin: FloatArray, projection: Projection) -> tuple[FloatArray, ...]:
     turn = rotation[solids.frame]
     start_view = np.einsum("pij,pj->pi", turn, solids.start) + origin[solids.frame]
     end_view = np.einsum("pij,pj->pi", turn, solids.end) + origin[solids.frame]

@@ -88,9 +88,7 @@ def _backdrop(draw: ImageDraw.ImageDraw, rng: np.random.Generator, base: float) 
                 for top in np.arange(base - 1.45 * step, -step, -1.3 * step):
                     draw.rectangle((left, top, left + 0.55 * step, top + 0.8 * step), fill=glass)
                 if rng.random() < 0.25:
-                    draw.rectangle(
-                        (left, base - 1.2 * step, left + 0.5 * step, base), fill=_shaded(wall, 0.5)
-                    )
+                    draw.rectangle((left, base - 1.2 * step, left + 0.5 * step, base), fill=_shaded(wall, 0.5))
             draw.rectangle((x, base - 7, x + wide, base), fill=_shaded(wall, 0.7))
         else:
             green = _ink(rng, _GREENS)
@@ -175,9 +173,7 @@ def _furniture(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scene: Scene
         elif kind == 2:  # car
             tone = _ink(rng, _CARS)
             half = 2.0 * metre
-            draw.rounded_rectangle(
-                (x - half, row - 0.95 * metre, x + half, row - 0.2 * metre), 0.25 * metre, fill=tone
-            )
+            draw.rounded_rectangle((x - half, row - 0.95 * metre, x + half, row - 0.2 * metre), 0.25 * metre, fill=tone)
             roof = [
                 (x - 0.55 * half, row - 1.45 * metre),
                 (x + 0.4 * half, row - 1.45 * metre),

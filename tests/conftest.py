@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posereid.config import Recipe, parse_recipe
+from posereid.data.crops import CropTable
+from posereid.data.layouts import load_crops
+from posereid.data.synthetic import synthesize
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic set: 4 training and 4 test identities of 8 crops each before 3 cameras, 64×32 pixels."""
+    return synthesize(
+        tmp_path_factory.mktemp("worlds") / "world", identities=8, crops_per_identity=8, cameras=3, height=64
+    )
+
+
+@pytest.fixture(scope="session")
+def crops(world: Path) -> CropTable:
+    return load_crops(world)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mapping by mapping."""
+    return base | {
+        key: merged(base.get(key, {}), value) if isinstance(value, dict) else value for key, value in changes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Callable[..., Recipe]:
+    """A recipe of the smallest networks, four steps on the CPU; sections given by keyword change it."""
+
+    def build(**changes: Any) -> Recipe:
+        base: dict[str, Any] = {
+            "data": {"height": 64, "width": 32},
+            "generator": {"blocks": 2, "base_width": 4, "max_width": 16},
+            "discriminator": {"base_width": 4, "layers": 2},
+            "embedder": {
+                "backbone": "test_resnet",
+                "pretrained": False,
+                "input_height": 64,
+                "input_width": 32,
+            },
+            "joint": {
+                "epochs": 2,
+                "pairs_per_epoch": 8,
+                "batch_size": 4,
+                "log_every": 1,
+                "sample_every": 4,
+                "checkpoint_every": 2,
+            },
+            "reid": {
+                "epochs": 2,
+                "quartets_per_epoch": 4,
+                "quartets_per_batch": 2,
+                "log_every": 1,
+                "checkpoint_every": 2,
+            },
+            "runtime": {"device": "cpu"},
+        }
+        return parse_recipe(merged(base, changes), "the test's recipe")
+
+    return build
