@@ -90,7 +90,7 @@ def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
 def make_optimiser(module: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Adam:
     """Adam with the recipe's settings."""
     return torch.optim.Adam(
-        module.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+        module.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
 
 
