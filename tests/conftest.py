@@ -3,11 +3,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from posereid.config import Recipe, parse_recipe
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
+
+# A busy machine must not fail a test for being slow.
+settings.register_profile("posereid", deadline=None, max_examples=50)
+settings.load_profile("posereid")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,237 @@
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posereid.data.crops import Crop
+from posereid.data.sampling import (
+    PosePairSampler,
+    QuartetSampler,
+    ShardedBatches,
+    batch_quartets,
+    crops_by_identity,
+)
+from posereid.errors import InputError
+from posereid.pose.joints import JOINT_COUNT, Joints
+
+FULL = Joints(np.ones((JOINT_COUNT, 2), np.float32), np.ones(JOINT_COUNT, bool))
+HEADLESS = Joints(np.zeros((JOINT_COUNT, 2), np.float32), np.zeros(JOINT_COUNT, bool))
+
+
+def crop(identity: int, number: int = 0, joints: Joints | None = FULL, generated: bool = False) -> Crop:
+    name = f"{identity}_{number}"
+    return Crop(Path(name), name, identity, 1, "train", joints, source="s" if generated else None)
+
+
+KINDS = st.sampled_from(["posed", "no joints", "no torso", "generated"])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Crop]:
+    """Three to six identities, some crops without a usable pose, junk and distractors between them."""
+    crops = [crop(0), crop(-1), crop(0)]
+    for identity in draw(st.lists(st.integers(1, 50), min_size=3, max_size=6, unique=True)):
+        crops += [crop(identity, 0), crop(identity, 1)]
+        for number, kind in enumerate(draw(st.lists(KINDS, max_size=3)), 2):
+            joints = {"no joints": None, "no torso": HEADLESS}.get(kind, FULL)
+            crops.append(crop(identity, number, joints, generated=kind == "generated"))
+    return draw(st.permutations(crops))
+
+
+def identities_of(crops: Sequence[Crop], positions: np.ndarray) -> np.ndarray:
+    return np.array([[crops[position].identity for position in row] for row in positions])
+
+
+# --- pose pairs --------------------------------------------------------------------------------------------
+
+
+@given(tables(), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3), st.integers(0, 9))
+def test_pairs_are_two_crops_of_one_person_that_can_both_be_posed(
+    crops: list[Crop], size: int, seed: int, epoch: int, step: int
+) -> None:
+    pairs = PosePairSampler(crops, size, 100, seed).batch(epoch, step)
+    assert pairs.shape == (size, 2)
+    for source, target in pairs:
+        assert source != target
+        assert crops[source].identity == crops[target].identity > 0
+        for position in (source, target):
+            joints = crops[position].joints
+            assert joints is not None
+            assert joints.has_torso
+
+
+@given(tables(), st.integers(1, 14), st.integers(0, 99))
+def test_identities_in_a_batch_repeat_only_once_all_have_been_drawn(crops: list[Crop], size: int, seed: int) -> None:
+    pairs = PosePairSampler(crops, size, 100, seed).batch(0, 0)
+    available = len({c.identity for c in crops if c.identity > 0})
+    counts = Counter(identities_of(crops, pairs)[:, 0].tolist())
+    assert len(counts) == min(size, available)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@given(tables())
+def test_the_number_of_pairs_counts_every_ordered_pair(crops: list[Crop]) -> None:
+    naive = sum(a is not b and a.identity == b.identity and a.can_pose and b.can_pose for a in crops for b in crops)
+    assert PosePairSampler(crops, 4, 100, 0).pairs == naive
+
+
+def test_every_ordered_pair_is_drawn_in_time() -> None:
+    crops = [crop(identity, number) for identity in (1, 2, 3) for number in range(3)]
+    sampler = PosePairSampler(crops, 3, 300, 0)
+    drawn = {tuple(pair) for step in range(200) for pair in sampler.batch(0, step)}
+    assert len(drawn) == sampler.pairs == 3 * 6
+
+
+def test_an_epoch_has_pairs_per_epoch_over_batch_size_steps_and_at_least_one() -> None:
+    crops = [crop(identity, number) for identity in (1, 2, 3) for number in range(2)]
+    assert PosePairSampler(crops, 16, 4000, 0).batches_per_epoch == 250
+    assert PosePairSampler(crops, 16, 3, 0).batches_per_epoch == 1
+
+
+def test_fewer_than_three_identities_with_two_posed_crops_are_refused() -> None:
+    crops = [crop(1, 0), crop(1, 1), crop(2, 0), crop(2, 1), crop(3, 0), crop(3, 1, HEADLESS)]
+    with pytest.raises(InputError, match=r"^2 identities have two crops.*keypoint"):
+        PosePairSampler(crops, 4, 10, 0)
+
+
+# --- quartets ----------------------------------------------------------------------------------------------
+
+
+def assert_equation_12(crops: Sequence[Crop], quartets: np.ndarray) -> None:
+    for quartet, (one, two, three, four) in zip(quartets, identities_of(crops, quartets), strict=True):
+        assert quartet[0] != quartet[1]
+        assert one == two > 0
+        assert len({int(one), int(three), int(four)}) == 3
+        assert min(three, four) > 0
+
+
+@given(tables(), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3), st.integers(0, 9), st.booleans())
+def test_quartets_keep_the_identity_rules_of_equation_12(
+    crops: list[Crop], size: int, seed: int, epoch: int, step: int, generated: bool
+) -> None:
+    quartets = QuartetSampler(crops, size, 100, seed, generated=generated).batch(epoch, step)
+    assert quartets.shape == (size, 4)
+    assert_equation_12(crops, quartets)
+    if not generated:
+        assert not any(crops[position].generated for position in quartets.flat)
+
+
+def test_quartets_hold_generated_crops_in_every_place_unless_told_otherwise() -> None:
+    crops = [crop(identity, n, generated=n > 1) for identity in (1, 2, 3, 4) for n in range(4)]
+    sampler = QuartetSampler(crops, 50, 50, 0)
+    places = [[crops[position].generated for position in row] for row in sampler.batch(0, 0)]
+    assert np.array(places).any(0).all()
+    assert not np.array(places).all(0).any()
+
+
+def test_a_person_with_one_crop_is_a_negative_but_no_anchor() -> None:
+    crops = [crop(1, 0), crop(1, 1), crop(2), crop(3)]
+    quartets = identities_of(crops, QuartetSampler(crops, 40, 40, 0).batch(0, 0))
+    assert set(quartets[:, :2].flat) == {1}
+    assert set(quartets[:, 2]) == set(quartets[:, 3]) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    "crops",
+    [
+        [crop(1, 0), crop(1, 1), crop(2, 0), crop(2, 1), crop(0), crop(-1)],
+        [crop(1), crop(2), crop(3)],
+        [crop(1, 0), crop(1, 1, generated=True), crop(2), crop(3)],
+    ],
+    ids=["two identities", "no positive pair", "no positive pair of real crops"],
+)
+def test_too_few_identities_or_no_positive_pair_are_refused(crops: list[Crop]) -> None:
+    with pytest.raises(InputError, match="at least 3 identities, one of them with two crops"):
+        QuartetSampler(crops, 4, 8, 0, generated=False)
+
+
+# --- determinism and sharing among processes ---------------------------------------------------------------
+
+TABLE = [crop(identity, number) for identity in range(1, 9) for number in range(3)]
+
+
+@pytest.mark.parametrize("sampler", [PosePairSampler, QuartetSampler])
+def test_a_batch_is_a_function_of_seed_epoch_and_step(sampler) -> None:
+    first, again = sampler(TABLE, 6, 60, 7), sampler(TABLE, 6, 60, 7)
+    again.batch(0, 0)
+    np.testing.assert_array_equal(first.batch(2, 3), again.batch(2, 3))
+    others = [sampler(TABLE, 6, 60, 8).batch(2, 3), first.batch(3, 2), first.batch(2, 4), first.batch(1, 3)]
+    assert not any(np.array_equal(first.batch(2, 3), other) for other in others)
+
+
+@given(st.sampled_from([1, 2, 3, 6]), st.integers(1, 25), st.integers(0, 5))
+def test_processes_share_each_batch_without_overlap_and_without_loss(world: int, steps: int, seed: int) -> None:
+    sampler = PosePairSampler(TABLE, 6, 24, seed)
+    whole = list(ShardedBatches(sampler, steps))
+    shares = [list(ShardedBatches(sampler, steps, rank=rank, world_size=world)) for rank in range(world)]
+    assert len(whole) == steps
+    for step in range(steps):
+        assert [row for share in shares for row in share[step]] == whole[step]
+        epoch, place = step // 4, step % 4
+        assert [row[1:] for row in whole[step]] == [tuple(pair) for pair in sampler.batch(epoch, place)]
+        assert len({len(share[step]) for share in shares}) == 1
+
+
+@given(st.integers(0, 20), st.integers(1, 20), st.sampled_from([1, 2]))
+def test_a_resumed_run_draws_exactly_the_rest(first_step: int, more: int, world: int) -> None:
+    sampler = QuartetSampler(TABLE, 4, 12, 1)
+    steps = first_step + more
+    for rank in range(world):
+        whole = ShardedBatches(sampler, steps, rank=rank, world_size=world)
+        rest = ShardedBatches(sampler, steps, first_step=first_step, rank=rank, world_size=world)
+        assert len(rest) == more
+        assert list(rest) == list(whole)[first_step:]
+
+
+def test_the_seed_of_a_rows_mirroring_differs_from_row_to_row_and_step_to_step() -> None:
+    draws = [row[0] for batch in ShardedBatches(PosePairSampler(TABLE, 8, 80, 0), 20) for row in batch]
+    assert len(set(draws)) == len(draws) == 160
+
+
+def test_batches_that_do_not_divide_among_processes_are_refused() -> None:
+    with pytest.raises(InputError, match="batch of 6 does not divide among 4 processes"):
+        ShardedBatches(PosePairSampler(TABLE, 6, 60, 0), 5, rank=1, world_size=4)
+
+
+# --- quartets inside a batch -------------------------------------------------------------------------------
+
+
+@given(st.data(), st.integers(3, 6), st.integers(0, 99))
+def test_each_drawable_image_with_a_partner_is_once_the_anchor(data: st.DataObject, people: int, seed: int) -> None:
+    labels = data.draw(st.permutations([label for label in range(people) for _ in range(3)]))
+    drawable = data.draw(st.lists(st.booleans(), min_size=len(labels), max_size=len(labels)))
+    usable = Counter(label for label, use in zip(labels, drawable, strict=True) if use)
+    if len(usable) < 3:
+        with pytest.raises(ValueError, match="3 identities"):
+            batch_quartets(labels, drawable, np.random.default_rng(seed))
+        return
+    quartets = batch_quartets(labels, drawable, np.random.default_rng(seed))
+    expected = [n for n, label in enumerate(labels) if drawable[n] and usable[label] > 1]
+    assert sorted(quartets[:, 0].tolist()) == expected
+    for one, two, three, four in quartets:
+        assert one != two
+        assert labels[one] == labels[two]
+        assert len({labels[one], labels[three], labels[four]}) == 3
+        assert all(drawable[position] for position in (one, two, three, four))
+
+
+def test_a_batch_of_lone_images_has_no_quartet() -> None:
+    quartets = batch_quartets([1, 2, 3], [True] * 3, np.random.default_rng(0))
+    assert quartets.shape == (0, 4)
+
+
+def test_positives_and_negatives_inside_a_batch_vary_with_the_random_numbers() -> None:
+    labels = [0, 1, 2, 3] * 4
+    drawn = {batch_quartets(labels, [True] * 16, np.random.default_rng(seed)).tobytes() for seed in range(5)}
+    assert len(drawn) == 5
+
+
+def test_identities_are_grouped_in_ascending_order_without_junk_and_distractors() -> None:
+    crops = [crop(7, 0), crop(-1), crop(2, 0, HEADLESS), crop(0), crop(7, 1, None), crop(2, 1)]
+    assert crops_by_identity(crops) == {2: [2, 5], 7: [0, 4]}
+    assert list(crops_by_identity(crops)) == [2, 7]
+    assert crops_by_identity(crops, posed=True) == {2: [5], 7: [0]}

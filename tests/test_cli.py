@@ -1,0 +1,287 @@
+"""Commands as a user types them, and every mistake that a tired one makes."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from posereid.cli import main
+
+SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.yaml"
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "joint"
+    main(["train", str(SMOKE), "--data.root", str(world), "--out", str(out)])
+    return out
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Runs a command that must fail with exit code 2 and gives what it said."""
+
+    def call(*arguments: str | Path) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert stopped.value.code == 2
+        captured = capsys.readouterr()
+        # Our own complaints go to standard error; those about options, which tyro words, to standard output or error.
+        return captured.err or captured.out
+
+    return call
+
+
+def one_sentence(message: str) -> str:
+    assert message.startswith("posereid: ")
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
+    return message
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_a_missing_root_is_named(failing: Failing, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    message = one_sentence(failing("train", SMOKE, "--data.root", tmp_path / "absent", "--out", out))
+    assert str(tmp_path / "absent") in message
+    assert not out.exists()
+
+
+def test_a_root_that_is_not_given_is_asked_for(failing: Failing, tmp_path: Path) -> None:
+    assert "--data.root" in one_sentence(failing("train", SMOKE, "--out", tmp_path / "run"))
+
+
+def test_an_empty_folder_is_named(failing: Failing, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    message = one_sentence(failing("train", SMOKE, "--data.root", tmp_path / "empty", "--out", tmp_path / "run"))
+    assert "empty folder" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_jpeg_is_named(failing: Failing, world: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "world"
+    shutil.copytree(world, damaged)
+    for victim in (damaged / "bounding_box_train").glob("*.jpg"):
+        victim.write_bytes(victim.read_bytes()[:300])
+    message = one_sentence(failing("train", SMOKE, "--data.root", damaged, "--out", tmp_path / "run"))
+    assert ".jpg" in message
+    assert "whole JPEG" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_keypoint_row_of_17_joints_is_named(failing: Failing, world: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "world"
+    shutil.copytree(world, damaged)
+    path = damaged / "market-annotation-train.csv"
+    header, first, *rest = path.read_text().splitlines()
+    name, y, x = first.split(":")
+    short = f"{name}:{json.dumps(json.loads(y)[:17])}:{json.dumps(json.loads(x)[:17])}"
+    path.write_text("\n".join([header, short, *rest]))
+    message = one_sentence(failing("train", SMOKE, "--data.root", damaged, "--out", tmp_path / "run"))
+    assert "line 2" in message
+    assert "17" in message
+    assert "18" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_other_widths_is_named(failing: Failing, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    about = sorted(other.glob("checkpoints/*/checkpoint.json"))[-1]
+    content = json.loads(about.read_text())
+    content["recipe"]["generator"]["base_width"] = 16
+    about.write_text(json.dumps(content))
+    message = one_sentence(failing("augment", other, "--out", tmp_path / "generated"))
+    assert "generator.safetensors" in message
+    assert "widths" in message
+    assert not (tmp_path / "generated").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "train-reid"])
+def test_an_output_folder_that_holds_another_run_stays_as_it_is(
+    command: str, failing: Failing, world: Path, run: Path
+) -> None:
+    before = files_in(run)
+    message = one_sentence(failing(command, SMOKE, "--data.root", world, "--out", run))
+    assert str(run) in message
+    assert files_in(run) == before
+
+
+def test_augment_does_not_write_into_a_folder_that_holds_something(
+    failing: Failing, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert str(tmp_path) in one_sentence(failing("augment", run, "--out", tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_misspelt_recipe_field_is_named(failing: Failing, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("joint: {epoch: 3}\n")
+    message = one_sentence(failing("train", recipe, "--out", tmp_path / "run"))
+    assert "joint.epoch" in message
+    assert "'epochs'" in message
+
+
+def test_a_misspelt_option_is_named(failing: Failing, tmp_path: Path) -> None:
+    message = failing("train", SMOKE, "--out", tmp_path / "run", "--joint.epoch", "3")
+    assert "--joint.epoch" in message
+    assert "--joint.epochs" in message
+
+
+def test_a_value_out_of_range_is_named(failing: Failing, tmp_path: Path) -> None:
+    message = failing("train", SMOKE, "--out", tmp_path / "run", "--generator.blocks", "7")
+    assert "blocks" in message
+    assert "7" in message
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("generator: {blocks: 7}\n")
+    message = one_sentence(failing("train", recipe, "--out", tmp_path / "run"))
+    assert "generator.blocks" in message
+
+
+def test_a_missing_recipe_is_named(failing: Failing, tmp_path: Path) -> None:
+    message = one_sentence(failing("train", tmp_path / "absent.yaml", "--out", tmp_path / "run"))
+    assert "absent.yaml" in message
+
+
+def test_a_folder_without_a_run_is_named(failing: Failing, tmp_path: Path) -> None:
+    assert "no checkpoint" in one_sentence(failing("evaluate", tmp_path))
+    assert "no such run" in one_sentence(failing("evaluate", tmp_path / "absent"))
+
+
+def test_a_generated_set_that_is_none_is_refused(failing: Failing, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    message = failing("train-reid", SMOKE, "--data.root", world, "--generated", world, "--out", out)
+    assert "manifest.csv" in one_sentence(message)
+    assert not out.exists()
+
+
+def test_embed_says_what_is_wrong_with_its_folder_and_file(failing: Failing, run: Path, tmp_path: Path) -> None:
+    message = failing("embed", run, "--images", tmp_path / "absent", "--out", tmp_path / "f.npz")
+    assert "absent" in one_sentence(message)
+    message = failing("embed", run, "--images", tmp_path, "--out", tmp_path / "f.csv")
+    assert ".npz" in one_sentence(message)
+
+
+def test_transfer_says_which_pose_it_does_not_know(
+    failing: Failing, run: Path, world: Path, tmp_path: Path
+) -> None:
+    image = next((world / "query").glob("*.jpg"))
+    out = tmp_path / "out.png"
+    command = ("transfer", run, "--image", image, "--joints", image.name, "--out", out)
+    message = one_sentence(failing(*command, "--target", "sideways"))
+    assert "'sideways'" in message
+    assert "front_left" in message
+    assert not out.exists()
+
+
+# --- commands that work ------------------------------------------------------------------------------------
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys\nfrom posereid.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'lightning_fabric'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train-reid" in done.stdout
+    # Bounded loosely, against an import that creeps in and takes many seconds on any machine.
+    assert time.perf_counter() - start < 10
+
+
+def test_train_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    from posereid.config import Recipe
+
+    for section, field in Recipe.model_fields.items():
+        model = field.annotation
+        assert field.description
+        for name, inner in getattr(model, "model_fields", {}).items():
+            assert inner.description, f"{section}.{name} has no description"
+            assert f"--{section}.{name.replace('_', '-')}" in text
+
+
+def test_the_whole_job_command_by_command(
+    world: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generated, reid = tmp_path / "generated", tmp_path / "reid"
+    main(["augment", str(run), "--out", str(generated), "--poses-per-crop", "2"])
+    with (generated / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list((generated / "bounding_box_train").iterdir()))
+    main(
+        ["train-reid", str(SMOKE), "--data.root", str(world), "--generated", str(generated), "--out", str(reid)]
+        + ["--start", str(run)]
+    )
+    capsys.readouterr()
+    main(["evaluate", str(reid)])
+    assert "rank-1" in capsys.readouterr().out
+    figures = json.loads((reid / "evaluation.json").read_text())["reid"]
+    assert 0 <= figures["rank1"] <= figures["rank5"] <= figures["rank10"] <= 100
+    main(["evaluate", str(run), "--pairs", "8", "--out", str(tmp_path / "joint.json")])
+    assert json.loads((tmp_path / "joint.json").read_text())["generator"]["pairs"] == 8
+
+    main(["embed", str(reid), "--images", str(world / "query"), "--out", str(tmp_path / "features.npz")])
+    with np.load(tmp_path / "features.npz") as arrays:
+        assert arrays["features"].shape == (len(arrays["names"]), 128)
+        assert len(arrays["identities"]) == len(arrays["cameras"]) == len(arrays["names"])
+
+
+@pytest.mark.parametrize("target", ["back", "crop", "file", "row"])
+def test_transfer_takes_every_kind_of_target(target: str, run: Path, world: Path, tmp_path: Path) -> None:
+    image, other = sorted((world / "query").glob("*.jpg"))[:2]
+    rows = (world / "market-annotation-test.csv").read_text().splitlines()
+    row = next(row for row in rows if row.startswith(other.name))
+    (tmp_path / "one.csv").write_text(f"{rows[0]}\n{row}\n")
+    spec = {"back": "back", "crop": other.name, "file": str(tmp_path / "one.csv"), "row": row}[target]
+    out = tmp_path / "out.png"
+    main(["transfer", str(run), "--image", str(image), "--joints", image.name, "--target", spec, "--out", str(out)])
+    assert Image.open(out).size == (32, 64)
+
+
+def test_check_leaves_with_1_when_something_is_wrong(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", str(world), "--json"])
+    assert json.loads(capsys.readouterr().out)["ok"]
+    damaged = tmp_path / "world"
+    shutil.copytree(world, damaged)
+    (damaged / "query" / "portrait.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(damaged)])
+    assert stopped.value.code == 1
+    assert "portrait.jpg" in capsys.readouterr().out
+
+
+def test_synthesize_writes_a_set_and_keeps_what_is_there(
+    tmp_path: Path, failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--identities", "4", "--crops-per-identity", "4", "--cameras", "2", "--height", "32"]
+    main(["synthesize", str(tmp_path / "world"), *size])
+    before = files_in(tmp_path / "world")
+    assert one_sentence(failing("synthesize", tmp_path / "world", *size))
+    assert files_in(tmp_path / "world") == before

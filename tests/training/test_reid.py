@@ -1,0 +1,157 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from posereid.config import Recipe
+from posereid.data.crops import CropTable
+from posereid.errors import InputError
+from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint, load_embedder
+from posereid.training.joint import train_joint
+from posereid.training.reid import train_reid
+
+Build = Callable[..., Recipe]
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_file(checkpoint_folders(run)[-1] / "embedder.safetensors")
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def augmented(crops: CropTable) -> CropTable:
+    """The set with a copy of each training crop that counts as drawn by a generator."""
+    drawn = [replace(c, name=f"drawn_{c.name}", source=c.name, target_pose="front") for c in crops.train]
+    return crops.with_crops([*crops, *drawn])
+
+
+@pytest.fixture(scope="module")
+def finished(crops: CropTable, tiny_recipe: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_reid(tiny_recipe(), crops, tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+def test_real_crops_alone_train_an_embedder(finished: Path) -> None:
+    facts, *steps = records(finished)
+    assert (facts["real_crops"], facts["generated_crops"], facts["steps"]) == (32, 0, 4)
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    assert all({"loss_quartet", "loss_identity"} <= record.keys() for record in steps)
+    assert all(torch.isfinite(torch.tensor(record["loss_identity"])) for record in steps)
+    assert {path.stem for path in checkpoint_folders(finished)[-1].glob("*.safetensors")} == {"embedder"}
+    assert load_embedder(finished).classifier[-1].out_features == 4
+
+
+def test_the_checkpoint_says_which_identity_each_class_is(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    renamed = {1: 40, 2: 7, 3: 19, 4: 7000}
+    people = crops.with_crops(replace(crop, identity=renamed.get(crop.identity, crop.identity)) for crop in crops.train)
+    run = train_reid(tiny_recipe(), people, tmp_path / "run", progress=False)
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint.identities == (7, 19, 40, 7000)
+    assert checkpoint.stage == "reid"
+
+
+def test_the_classifier_learns_the_identities_of_the_crops(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    reid = {
+        "epochs": 40,
+        "quartets_per_batch": 4,
+        "optimiser": {"learning_rate": 0.005},
+        "flip": 0,
+        "padding": 0,
+        "log_every": 20,
+        "checkpoint_every": 40,
+    }
+    recipe = tiny_recipe(reid=reid, losses={"quartet": 0}, embedder={"dropout": 0})
+    run = train_reid(recipe, crops, tmp_path / "run", progress=False)
+    assert records(run)[-1]["loss_identity"] < 0.7  # chance is log 4 = 1.39
+
+
+def test_generated_crops_are_counted_and_take_part(
+    augmented: CropTable, tiny_recipe: Build, finished: Path, tmp_path: Path
+) -> None:
+    run = train_reid(tiny_recipe(), augmented, tmp_path / "run", progress=False)
+    assert records(run)[0]["generated_crops"] == records(run)[0]["real_crops"] == 32
+    assert not equal(weights(run), weights(finished))
+
+
+def test_excluded_generated_crops_are_never_opened(augmented: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    absent = augmented.with_crops(
+        replace(crop, path=Path("nowhere") / crop.name) if crop.generated else crop for crop in augmented
+    )
+    recipe = tiny_recipe(reid={"generated_in_quartets": False})
+    train_reid(recipe, absent, tmp_path / "without", progress=False)
+    with pytest.raises(InputError, match="no such file"):
+        train_reid(tiny_recipe(), absent, tmp_path / "with", progress=False)
+
+
+@pytest.mark.parametrize(("off", "left"), [("quartet", "embedding"), ("identity", "classifier.0")])
+def test_a_weight_of_zero_leaves_the_other_heads_weights_alone(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path, off: str, left: str
+) -> None:
+    recipe = tiny_recipe(losses={off: 0}, reid={"checkpoint_every": 1, "keep_checkpoints": 9})
+    run = train_reid(recipe, crops, tmp_path / "run", progress=False)
+    first, last = (load_file(folder / "embedder.safetensors") for folder in checkpoint_folders(run)[::3])
+    assert torch.equal(first[f"{left}.weight"], last[f"{left}.weight"])
+    other = "classifier.0" if left == "embedding" else "embedding"
+    assert not torch.equal(first[f"{other}.weight"], last[f"{other}.weight"])
+
+
+def test_without_either_loss_there_is_nothing_to_train(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"losses\.quartet and losses\.identity"):
+        train_reid(tiny_recipe(losses={"quartet": 0, "identity": 0}), crops, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_may_begin_from_another_runs_embedder(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    joint_run = train_joint(tiny_recipe(), crops, tmp_path / "joint", progress=False)
+    recipe = tiny_recipe(reid={"optimiser": {"learning_rate": 1e-12}})
+    run = train_reid(recipe, crops, tmp_path / "reid", start=joint_run, progress=False)
+    started, ended = weights(joint_run), weights(run)
+    torch.testing.assert_close(ended["embedding.weight"], started["embedding.weight"], rtol=0, atol=1e-8)
+    assert not torch.allclose(ended["embedding.weight"], weights(finished)["embedding.weight"], atol=1e-4)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    crops: CropTable, tiny_recipe: Build, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(checkpoint_folders(run)[-1])
+    assert latest_checkpoint(run).step == 2
+    train_reid(tiny_recipe(), crops, run, resume=True, progress=False)
+    assert latest_checkpoint(run).step == 4
+    assert equal(weights(run), weights(finished))
+
+
+def test_resuming_with_another_recipe_is_refused(crops: CropTable, tiny_recipe: Build, finished: Path) -> None:
+    with pytest.raises(InputError, match="another recipe"):
+        train_reid(tiny_recipe(seed=5), crops, finished, resume=True, progress=False)
+
+
+def test_a_joint_run_is_not_resumed_as_a_reid_run(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    run = train_joint(tiny_recipe(), crops, tmp_path / "joint", progress=False)
+    shutil.rmtree(checkpoint_folders(run)[-1])
+    with pytest.raises(InputError, match="joint"):
+        train_reid(tiny_recipe(), crops, run, resume=True, progress=False)
+
+
+def test_too_few_people_leave_no_run_behind(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    two = crops.with_crops(crop for crop in crops.train if crop.identity <= 2)
+    with pytest.raises(InputError, match="at least 3 identities"):
+        train_reid(tiny_recipe(), two, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
