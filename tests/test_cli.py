@@ -124,9 +124,7 @@ def test_an_output_folder_that_holds_another_run_stays_as_it_is(
     assert files_in(run) == before
 
 
-def test_augment_does_not_write_into_a_folder_that_holds_something(
-    failing: Failing, run: Path, tmp_path: Path
-) -> None:
+def test_augment_does_not_write_into_a_folder_that_holds_something(failing: Failing, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert str(tmp_path) in one_sentence(failing("augment", run, "--out", tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
@@ -180,9 +178,7 @@ def test_embed_says_what_is_wrong_with_its_folder_and_file(failing: Failing, run
     assert ".npz" in one_sentence(message)
 
 
-def test_transfer_says_which_pose_it_does_not_know(
-    failing: Failing, run: Path, world: Path, tmp_path: Path
-) -> None:
+def test_transfer_says_which_pose_it_does_not_know(failing: Failing, run: Path, world: Path, tmp_path: Path) -> None:
     image = next((world / "query").glob("*.jpg"))
     out = tmp_path / "out.png"
     command = ("transfer", run, "--image", image, "--joints", image.name, "--out", out)
@@ -234,8 +230,8 @@ def test_the_whole_job_command_by_command(
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((generated / "bounding_box_train").iterdir()))
     main(
-        ["train-reid", str(SMOKE), "--data.root", str(world), "--generated", str(generated), "--out", str(reid)]
-        + ["--start", str(run)]
+        ["train-reid", str(SMOKE), "--data.root", str(world), "--out", str(reid)]
+        + ["--generated", str(generated), "--start", str(run)]
     )
     capsys.readouterr()
     main(["evaluate", str(reid)])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from posereid.errors import InputError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -98,7 +99,7 @@ class OptimiserRecipe(_Section):
     """Adam, constant for the first part of training, then linear to zero (section 4)."""
 
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate before the decay.")
-    betas: tuple[Probability, Probability] = Field((0.5, 0.999), description="Adam's two decay rates.")
+    betas: tuple[DecayRate, DecayRate] = Field((0.5, 0.999), description="Adam's two decay rates.")
     weight_decay: Weight = Field(0.0, description="Adam's L2 penalty.")
     constant_share: Probability = Field(0.5, description="Share of training before the linear decay begins.")
 
@@ -137,7 +138,10 @@ class ReidRecipe(_Section):
     )
     flip: Probability = Field(0.5, description="Share of crops that are mirrored.")
     padding: int = Field(4, ge=0, description="Pixels by which a crop is shifted at most, each way.")
-    generated_in_quartets: bool = Field(True, description="Whether generated crops enter quartets at all.")
+    generated_in_quartets: bool = Field(
+        True,
+        description="Whether generated crops enter quartets; if not, as many per batch enter the identity loss alone.",
+    )
     log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
@@ -161,7 +165,7 @@ class RuntimeRecipe(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Accelerator; auto takes what is there.")
     devices: int = Field(1, ge=1, description="Processes, one per device.")
     num_nodes: int = Field(1, ge=1, description="Machines.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="Fabric's precision.")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Fabric's precision.")
     channels_last: bool = Field(True, description="Keep feature maps in channels-last order.")
     workers: int = Field(0, ge=0, description="Processes that decode crops; 0 decodes in the training process.")
 

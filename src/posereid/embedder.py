@@ -112,5 +112,6 @@ def build_embedder(
             f"embedder.pretrained: the ImageNet weights of {backbone!r} could not be fetched ({reason}); connect to "
             "the network once so that they are cached, or set embedder.pretrained to false to train from scratch."
         ) from error
-    features: int = trunk.num_features  # type: ignore[assignment]
+    # Some families end in a layer of another width than their feature maps have.
+    features: int = getattr(trunk, "head_hidden_size", None) or trunk.num_features  # type: ignore[assignment]
     return Embedder(trunk, features, identities, input_size, crop_size, dropout=dropout)

@@ -79,7 +79,7 @@ def batch(crops: CropTable) -> PosePairBatch:
 
 
 def build(recipe: Recipe, fabric: Fabric) -> Networks:
-    return joint._networks(recipe, 4, fabric, None)
+    return joint.build_networks(recipe, 4, fabric, None)
 
 
 # --- a whole run -------------------------------------------------------------------------------------------

@@ -87,14 +87,17 @@ def test_generated_crops_are_counted_and_take_part(
     assert not equal(weights(run), weights(finished))
 
 
-def test_excluded_generated_crops_are_never_opened(augmented: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+def test_generated_crops_outside_quartets_take_part_in_the_identity_loss_alone(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    apart = tiny_recipe(reid={"generated_in_quartets": False})
+    run = train_reid(apart, augmented, tmp_path / "apart", progress=False)
+    assert not equal(weights(run), weights(finished))
     absent = augmented.with_crops(
         replace(crop, path=Path("nowhere") / crop.name) if crop.generated else crop for crop in augmented
     )
-    recipe = tiny_recipe(reid={"generated_in_quartets": False})
-    train_reid(recipe, absent, tmp_path / "without", progress=False)
     with pytest.raises(InputError, match="no such file"):
-        train_reid(tiny_recipe(), absent, tmp_path / "with", progress=False)
+        train_reid(apart, absent, tmp_path / "absent", progress=False)
 
 
 @pytest.mark.parametrize(("off", "left"), [("quartet", "embedding"), ("identity", "classifier.0")])

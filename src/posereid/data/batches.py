@@ -119,10 +119,13 @@ class PosePairBatch(_Movable):
 
 @dataclass(frozen=True)
 class QuartetBatch(_Movable):
-    """Quartets of equation 12: anchor, positive, two negatives; ``labels`` are classifier classes."""
+    """Quartets of equation 12: anchor, positive, two negatives; ``labels`` are classifier classes.
 
-    images: UInt8[Tensor, "n 4 3 h w"]
-    labels: Int[Tensor, "n 4"]
+    A fifth image, where there is one, takes part in the identity loss alone.
+    """
+
+    images: UInt8[Tensor, "n images 3 h w"]
+    labels: Int[Tensor, "n images"]
 
 
 class PosePairs(Dataset[PosePairBatch]):
@@ -152,7 +155,7 @@ class PosePairs(Dataset[PosePairBatch]):
 
 
 class Quartets(Dataset[QuartetBatch]):
-    """Quartets by (draw, anchor, positive, negative, other negative): a seed and four positions.
+    """Quartets by (draw, anchor, positive, negative, other negative, …): a seed and the sampler's positions.
 
     Each crop is mirrored with probability ``flip`` and shifted by up to ``padding`` pixels; ``draw`` decides.
     """
@@ -166,7 +169,7 @@ class Quartets(Dataset[QuartetBatch]):
             ]
         )
 
-    def __getitem__(self, row: tuple[int, int, int, int, int]) -> QuartetBatch:
+    def __getitem__(self, row: tuple[int, ...]) -> QuartetBatch:
         """A batch of one quartet."""
         draw, *positions = row
         with torch.random.fork_rng(devices=[]):

@@ -61,7 +61,8 @@ class QuartetSampler:
     """Random quartets (equation 12) from all training crops, real and generated alike (section 5.1).
 
     Anchor and positive are two crops of one identity, the third and fourth image belong to two further
-    identities. With ``generated=False`` only real crops take part.
+    identities. With ``generated=False`` quartets hold real crops only, and each comes with one random generated crop
+    for the identity loss, where there are any.
     Raises InputError when fewer than three identities, or none with two crops, are left.
     """
 
@@ -77,6 +78,7 @@ class QuartetSampler:
         groups = crops_by_identity(crops)
         members = [[i for i in group if generated or not crops[i].generated] for group in groups.values()]
         self.groups = [np.array(group) for group in members if group]
+        self.identity_only = [i for i, crop in enumerate(crops) if crop.generated and not generated]
         self.anchors = np.array([g for g, group in enumerate(self.groups) if len(group) > 1])
         if len(self.groups) < 3 or not len(self.anchors):
             raise InputError(
@@ -88,7 +90,10 @@ class QuartetSampler:
         self.seed = seed
 
     def batch(self, epoch: int, step: int) -> Indices:
-        """(quartets_per_batch, 4) positions: anchor, positive, and two negatives of different identities."""
+        """(quartets_per_batch, 4) positions: anchor, positive, and two negatives of different identities.
+
+        A fifth column holds the generated crops that only the identity loss sees, where there are any.
+        """
         random = np.random.default_rng((self.seed, 2, epoch, step))
         quartets = np.empty((self.quartets_per_batch, 4), np.int64)
         for row in quartets:
@@ -98,6 +103,8 @@ class QuartetSampler:
             others += others >= own
             row[:2] = random.choice(self.groups[own], 2, replace=False)
             row[2:] = [random.choice(self.groups[other]) for other in others]
+        if self.identity_only:
+            return np.column_stack([quartets, random.choice(self.identity_only, self.quartets_per_batch)])
         return quartets
 
 

@@ -17,7 +17,7 @@ from posereid.data.readers import read_rows
 from posereid.data.sampling import crops_by_identity
 from posereid.embedder import Embedder
 from posereid.errors import InputError
-from posereid.evaluation.image_quality import TrivialAnswers, pose_mask, structural_similarity
+from posereid.evaluation.image_quality import TrivialAnswers, map_mean, pose_mask, similarity_map
 from posereid.evaluation.ranking import RankingResult, distance_matrix, rank_gallery
 from posereid.features import embed_crops
 from posereid.generator.generator import PoseTransferGenerator
@@ -198,9 +198,9 @@ def measure_generator(
             for name, answer in answers.items():
                 # Rounded to pixels, as it would be written: no answer gains from finer steps than a picture has.
                 picture = to_float(to_pixels(answer(rows, batch))).cpu()
-                sums[keys[name]] += structural_similarity(picture, target).sum().item()
-                foreground = structural_similarity(picture, target, masks)
-                sums[FOREGROUND + keys[name]] += foreground[inside].sum().item()
+                per_pixel = similarity_map(picture, target)
+                sums[keys[name]] += map_mean(per_pixel).sum().item()
+                sums[FOREGROUND + keys[name]] += map_mean(per_pixel, masks)[inside].sum().item()
             bar.update(len(rows))
     scores = {
         key: round(total / (with_foreground if key.startswith(FOREGROUND) else len(pairs)), 4)

@@ -34,17 +34,15 @@ _TRUNK_TRIANGLES = [
 ]
 
 
-def structural_similarity(generated: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """SSIM (Wang et al. 2004) of each pair of pictures, in [-1, 1]; 1 for equal pictures. Shape (B,).
+def similarity_map(generated: Tensor, target: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004) around every pixel of each pair of pictures, in [-1, 1]. Shape (B, H, W).
 
-    Both are (B, 3, H, W), RGB in [-1, 1], at least 6 × 6 pixels. Gaussian window 11 × 11 with σ 1.5, K1 =
-    .01, K2 = .03, range fixed at 2; the map is taken per channel, over every pixel of the picture (which is
-    mirrored at its border), and averaged over channels and pixels. With ``mask``, (B, H, W) bool, only pixels
-    inside it count: foreground SSIM, NaN where a mask is empty.
+    Both are (B, 3, H, W), RGB in [-1, 1], at least 6 × 6 pixels. Gaussian window 11 × 11 with σ 1.5, K1 = .01,
+    K2 = .03, range fixed at 2; taken per channel, over every pixel of the picture (which is mirrored at its border),
+    and averaged over the channels.
 
-    Computed in float32 at least, whatever the inputs and autocast say: the variances are differences of
-    nearly equal numbers, which half precision and TF32 spoil. Raises :class:`InputError` for shapes that
-    disagree or are too small.
+    Computed in float32 at least, whatever the inputs and autocast say: the variances are differences of nearly equal
+    numbers, which half precision and TF32 spoil. Raises :class:`InputError` for shapes that disagree or are too small.
     """
     if generated.shape != target.shape or generated.ndim != 4:
         raise InputError(
@@ -60,7 +58,7 @@ def structural_similarity(generated: Tensor, target: Tensor, mask: Tensor | None
     precision = torch.float64 if generated.device.type == "cuda" else torch.float32
     with torch.autocast(generated.device.type, enabled=False):
         # The map covers the picture pixel for pixel, so a mask of the picture's size fits it.
-        _, similarity_map = structural_similarity_index_measure(
+        _, per_channel = structural_similarity_index_measure(
             generated.to(precision),
             target.to(precision),
             sigma=_WINDOW_SIGMA,
@@ -68,7 +66,22 @@ def structural_similarity(generated: Tensor, target: Tensor, mask: Tensor | None
             reduction="none",
             return_full_image=True,
         )
-    per_pixel = similarity_map.mean(1)
+    return per_channel.mean(1)
+
+
+def structural_similarity(generated: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """SSIM of each pair of pictures: the mean of :func:`similarity_map`. Shape (B,), 1 for equal pictures.
+
+    With ``mask``, (B, H, W) bool, only pixels inside it count: foreground SSIM. Raises :class:`InputError` as there.
+    """
+    return map_mean(similarity_map(generated, target), mask)
+
+
+def map_mean(per_pixel: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of each (H, W) map of a batch, inside ``mask`` (B, H, W) bool where given. Shape (B,), float32.
+
+    NaN where a mask is empty. Raises :class:`InputError` for a mask of another shape or type.
+    """
     if mask is None:
         return per_pixel.mean((1, 2)).to(torch.float32)
     if mask.shape != per_pixel.shape or mask.dtype != torch.bool:

@@ -64,8 +64,8 @@ def build_generator(
         raise ValueError(f"blocks must be 2, 3, 4 or 5, got {blocks}")
     widths = block_widths(blocks, base_width, max_width)
     return PoseTransferGenerator(
-        appearance_encoder=Encoder(3, base_width),
-        pose_encoder=Encoder(JOINT_COUNT, base_width),
+        appearance_encoder=Encoder(3, widths[0]),
+        pose_encoder=Encoder(JOINT_COUNT, widths[0]),
         paan=AppearanceNetwork(widths),
         pagn=GenerationNetwork(widths, JOINT_COUNT, adain),
         crop_size=crop_size,

@@ -24,10 +24,11 @@ def adaptive_instance_normalisation(
     """
     content_variance, content_mean = torch.var_mean(content.float(), dim=(2, 3), keepdim=True, correction=0)
     style_variance, style_mean = torch.var_mean(style.float(), dim=(2, 3), keepdim=True, correction=0)
-    # One multiplication and one addition per pixel: the four statistics are folded first.
+    # One multiplication and one addition per pixel: the four statistics are folded first. In float32, because where
+    # a channel's mean outweighs its deviation both terms are large and nearly cancel.
     scale = torch.sqrt((style_variance + epsilon) / (content_variance + epsilon))
     shift = style_mean - content_mean * scale
-    return torch.addcmul(shift.to(content.dtype), content, scale.to(content.dtype))
+    return torch.addcmul(shift, content.float(), scale).to(content.dtype)
 
 
 def normalised_feature(
@@ -105,7 +106,8 @@ class GenerationBlock(nn.Module):
         """Equation 6: I_n^g = deconv(I_{n-1}^g ‖ (A_n ⊗ x)).
 
         A deconvolution of a concatenation is the sum of its parts' deconvolutions. I_{n-1}^g is at the block's
-        input scale and is doubled; A_n ⊗ x already has the output scale and keeps it (stride 1).
+        input scale and is doubled; A_n ⊗ x already has the output scale and keeps it (stride 1). Together they equal
+        one 4×4 deconvolution of the concatenation on the finer grid.
         """
         return self.image_norm(self.image_up(image) + self.attended(attention * x))
 

@@ -94,13 +94,15 @@ def latest_checkpoint(run: str | Path) -> Checkpoint:
     about_path = folders[-1] / _ABOUT
     try:
         about = json.loads(about_path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
         step, stage, identities, recipe = (about[key] for key in ("step", "stage", "identities", "recipe"))
-        identities = tuple(int(identity) for identity in identities)
+        step, identities = int(step), tuple(int(identity) for identity in identities)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{about_path} is damaged ({type(error).__name__}: {error}); use another checkpoint."
+            f"{about_path} cannot be used ({type(error).__name__}: {error}); use another checkpoint."
         ) from None
-    return Checkpoint(folders[-1], int(step), str(stage), parse_recipe(recipe, str(about_path)), identities)
+    return Checkpoint(folders[-1], step, str(stage), parse_recipe(recipe, str(about_path)), identities)
 
 
 def resume_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -130,7 +132,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         expected = tuple(own[name].shape) if name in own else None
         if found != expected:
             raise InputError(
-                f"{path} was saved from other widths: {name} is {found or 'absent'} there and {expected or 'absent'} "
+                f"{path} was saved from other widths: {name} is {'absent' if found is None else found} there and "
+                f"{'absent' if expected is None else expected} "
                 "in the network of this recipe; use the recipe that the checkpoint was trained with."
             )
     module.load_state_dict(state)

@@ -21,6 +21,7 @@ from posereid.data.batches import (
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler, ShardedBatches, batch_quartets
 from posereid.discriminator import appearance_discriminator, pose_discriminator
+from posereid.errors import InputError
 from posereid.losses import (
     discriminator_loss,
     generator_adversarial_loss,
@@ -77,11 +78,13 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
     then generator and embedder take one step on the weighted sum of all terms, the discriminators frozen.
     Writes ``out`` with recipe, log, samples and checkpoints, and returns it. Raises InputError.
     """
-    checkpoint = open_run(out, recipe, resume=resume)
-    fabric = launch_fabric(recipe.runtime)
     train = crops.train
     labels = class_labels(train)
     sampler = PosePairSampler(train, recipe.joint.batch_size, recipe.joint.pairs_per_epoch, recipe.seed)
+    _require_terms(recipe.losses)
+    _require_quartets(recipe, sampler)
+    checkpoint = open_run(out, recipe, "joint", tuple(labels), resume=resume)
+    fabric = launch_fabric(recipe.runtime)
     images = CropImages(train, recipe.data.height, recipe.data.width)
     steps = recipe.joint.epochs * sampler.batches_per_epoch
     first_step = checkpoint.step if checkpoint else 0
@@ -89,7 +92,7 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
         sampler, steps, first_step=first_step, rank=fabric.global_rank, world_size=fabric.world_size
     )
     loader = batch_loader(PosePairs(images, labels, recipe.joint.flip), batches, recipe.runtime.workers)
-    networks = _networks(recipe, len(labels), fabric, checkpoint)
+    networks = build_networks(recipe, len(labels), fabric, checkpoint)
     samples = _sample_batch(images, labels, sampler)
     log = RunLog(out, "joint", steps, first_step, fabric, progress)
     log.write(first_step, _facts(recipe, train, sampler, steps, fabric))
@@ -100,21 +103,44 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
             _set_learning_rates(networks, recipe, step - 1, steps)
             terms = training_step(networks, batch.to(fabric.device), recipe, step, fabric)
             log.step()
-            if step % recipe.joint.log_every == 0 or step == steps:
+            saving = step % recipe.joint.checkpoint_every == 0 or step == steps
+            logging = step % recipe.joint.log_every == 0 or step == steps
+            if saving or logging:
                 require_finite(terms, step)
+            if logging:
                 record = {f"loss_{name}": round(value.item(), 6) for name, value in terms.items()}
                 record |= {"epoch": (step - 1) // sampler.batches_per_epoch}
                 record |= {"learning_rate": networks.optimisers["generator"].param_groups[0]["lr"]}
                 log.write(step, record, images_per_step=recipe.joint.batch_size)
             if step % recipe.joint.sample_every == 0 or step == steps:
                 _save_samples(networks, samples, out, step, fabric)
-            if step % recipe.joint.checkpoint_every == 0 or step == steps:
+            if saving:
                 _save(networks, out, recipe, step, tuple(labels), fabric)
         if fabric.world_size > 1:
             log.write(steps, {"weight_difference": weight_difference(fabric, networks.plain)})
     finally:
         log.close()
     return out
+
+
+def _require_terms(losses: LossRecipe) -> None:
+    others = losses.reconstruction or losses.semantic or losses.quartet or losses.identity
+    judged = losses.appearance_discriminator or losses.pose_discriminator
+    if not others and (losses.adversarial_warmup or not (losses.adversarial and judged)):
+        raise InputError(
+            "losses: no term is left to learn from, at least until adversarial_warmup is over; give reconstruction, "
+            "semantic, quartet or identity a weight above 0."
+        )
+
+
+def _require_quartets(recipe: Recipe, sampler: PosePairSampler) -> None:
+    processes = recipe.runtime.devices * recipe.runtime.num_nodes
+    share = recipe.joint.batch_size // processes
+    if recipe.losses.quartet and min(share, sampler.identities_per_batch) < 3:
+        raise InputError(
+            f"joint.batch_size is {recipe.joint.batch_size}, {share} pairs for each of {processes} processes, and "
+            f"quartets need 3 identities in each; choose at least {3 * processes}."
+        )
 
 
 def training_step(
@@ -131,7 +157,7 @@ def training_step(
         for name, condition in (("appearance_discriminator", source), ("pose_discriminator", target_pose))
         if name in networks.plain
     }
-    adversarial_weight = losses.adversarial * ramp(step, losses.adversarial_warmup, losses.adversarial_ramp)
+    adversarial_weight = losses.adversarial * ramp(step - 1, losses.adversarial_warmup, losses.adversarial_ramp)
     if not adversarial_weight:
         conditions = {}
     logged = discriminator_step(networks, conditions, target, generated.detach(), fabric)
@@ -139,7 +165,7 @@ def training_step(
     weights = {
         "adversarial": adversarial_weight,
         "reconstruction": losses.reconstruction,
-        "semantic": losses.semantic * ramp(step, losses.semantic_warmup, losses.semantic_ramp),
+        "semantic": losses.semantic * ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp),
         "quartet": losses.quartet,
         "identity": losses.identity,
     }
@@ -233,7 +259,8 @@ def _image(pixels: Tensor, recipe: Recipe) -> Tensor:
     return _ordered(to_float(pixels), recipe)
 
 
-def _networks(recipe: Recipe, identities: int, fabric: Fabric, checkpoint: Checkpoint | None) -> Networks:
+def build_networks(recipe: Recipe, identities: int, fabric: Fabric, checkpoint: Checkpoint | None) -> Networks:
+    """The recipe's networks that have a term to learn from, seeded or from a checkpoint, set up for training."""
     torch.manual_seed(recipe.seed)
     losses = recipe.losses
     plain: dict[str, nn.Module] = {"generator": new_generator(recipe)}

@@ -65,9 +65,10 @@ def is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
+def open_run(out: Path, recipe: Recipe, stage: str, identities: tuple[int, ...], *, resume: bool) -> Checkpoint | None:
     """Claim a run folder: a new or empty one, or with ``resume`` one that the same recipe began.
 
+    ``stage`` and ``identities`` are what the run trains and on whom; a checkpoint must agree with both.
     Returns the checkpoint to go on from, None to begin at the first step. Only the first process writes.
     Raises InputError.
     """
@@ -84,7 +85,17 @@ def open_run(out: Path, recipe: Recipe, *, resume: bool) -> Checkpoint | None:
             f"{out} was begun with another recipe than the one given; resume with its own "
             f"{out / RECIPE_FILE}, or choose another folder."
         )
-    return latest_checkpoint(out) if checkpoint_folders(out) else None
+    if not checkpoint_folders(out):
+        return None
+    checkpoint = latest_checkpoint(out)
+    if checkpoint.stage != stage:
+        raise InputError(f"{out} is a {checkpoint.stage} run and cannot go on as a {stage} run; choose another folder.")
+    if checkpoint.identities != identities:
+        raise InputError(
+            f"{out} was begun on {len(checkpoint.identities)} other identities than the {len(identities)} of this data "
+            "set; resume with the data set that it was begun on."
+        )
+    return checkpoint
 
 
 def make_optimiser(module: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Adam:
@@ -171,7 +182,7 @@ class RunLog:
             return
         path = run / LOG_FILE
         if path.exists():
-            kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
+            kept = [line for line in _lines(path) if _logged_step(line) <= first_step]
             write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
@@ -204,6 +215,14 @@ class RunLog:
         if self.active:
             self._file.close()
             self._board.close()
+
+
+def _logged_step(line: str) -> float:
+    """The step of a log line; beyond any step where the line is broken, as a killed run may leave its last one."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _lines(path: Path) -> Iterator[str]:

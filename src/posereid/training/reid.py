@@ -50,8 +50,6 @@ def train_reid(
     weights = {"quartet": recipe.losses.quartet, "identity": recipe.losses.identity}
     if not any(weights.values()):
         raise InputError("losses.quartet and losses.identity are both 0; re-ID training needs one of them.")
-    checkpoint = open_run(out, recipe, resume=resume)
-    fabric = launch_fabric(recipe.runtime)
     train = crops.train
     labels = class_labels(train)
     sampler = QuartetSampler(
@@ -61,6 +59,8 @@ def train_reid(
         recipe.seed,
         generated=recipe.reid.generated_in_quartets,
     )
+    checkpoint = open_run(out, recipe, "reid", tuple(labels), resume=resume)
+    fabric = launch_fabric(recipe.runtime)
     steps = recipe.reid.epochs * sampler.batches_per_epoch
     first_step = checkpoint.step if checkpoint else 0
     batches = ShardedBatches(
@@ -97,7 +97,8 @@ def train_reid(
             set_learning_rate(optimiser, learning_rate(recipe.reid.optimiser, step - 1, steps))
             batch = batch.to(fabric.device)
             embedded = network(to_float(batch.images.flatten(0, 1)))
-            anchor, positive, negative, other = embedded["embedding"].float().unflatten(0, (-1, 4)).unbind(1)
+            embedding = embedded["embedding"].float().unflatten(0, tuple(batch.labels.shape))
+            anchor, positive, negative, other = embedding[:, :4].unbind(1)
             terms = {
                 "quartet": quartet_loss(
                     anchor, positive, negative, other, recipe.losses.margin, recipe.losses.intra_margin
@@ -108,13 +109,16 @@ def train_reid(
             fabric.backward(weighted_sum({n: t for n, t in terms.items() if weights[n]}, weights))
             optimiser.step()
             log.step()
-            if step % recipe.reid.log_every == 0 or step == steps:
+            saving = step % recipe.reid.checkpoint_every == 0 or step == steps
+            logging = step % recipe.reid.log_every == 0 or step == steps
+            if saving or logging:
                 require_finite(terms, step)
+            if logging:
                 record = {f"loss_{name}": round(term.item(), 6) for name, term in terms.items()}
                 record |= {"epoch": (step - 1) // sampler.batches_per_epoch}
                 record |= {"learning_rate": optimiser.param_groups[0]["lr"]}
                 log.write(step, record, images_per_step=4 * recipe.reid.quartets_per_batch)
-            if step % recipe.reid.checkpoint_every == 0 or step == steps:
+            if saving:
                 average_buffers(fabric, {"embedder": embedder})
                 if fabric.is_global_zero:
                     save_checkpoint(
