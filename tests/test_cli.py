@@ -229,10 +229,8 @@ def test_the_whole_job_command_by_command(
     with (generated / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((generated / "bounding_box_train").iterdir()))
-    main(
-        ["train-reid", str(SMOKE), "--data.root", str(world), "--out", str(reid)]
-        + ["--generated", str(generated), "--start", str(run)]
-    )
+    more = ("--generated", str(generated), "--start", str(run))
+    main(["train-reid", str(SMOKE), "--data.root", str(world), "--out", str(reid), *more])
     capsys.readouterr()
     main(["evaluate", str(reid)])
     assert "rank-1" in capsys.readouterr().out
