@@ -11,7 +11,7 @@ import posereid
 
 ROOT = Path(posereid.__file__).parent
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "messages", "files", "pictures"}),
+    frozenset({"errors", "messages", "files", "pictures", "progress"}),
     frozenset({"pose", "config"}),
     frozenset({"data"}),
     frozenset({"generator", "discriminator", "embedder", "losses"}),

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from posereid.config import AugmentationRecipe
 from posereid.data.batches import CropImages, to_float, to_pixels
@@ -21,6 +20,7 @@ from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.files import write_keypoints
 from posereid.pose.joints import Joints
 from posereid.pose.maps import heat_maps
+from posereid.progress import progress_bar
 
 MANIFEST_COLUMNS = ("name", "source", "target_pose", "identity", "camera", "checkpoint")
 TRAIN_FOLDER = "bounding_box_train"
@@ -140,7 +140,7 @@ def _drawn(
 ) -> Iterator[tuple[Drawing, torch.Tensor, Joints]]:
     generator.eval()
     images = CropImages(crops, *generator.crop_size)
-    with tqdm(total=len(drawings), desc="augment", unit="crop", disable=None if progress else True) as bar:
+    with progress_bar(len(drawings), "augment", "crop", show=progress) as bar:
         for start in range(0, len(drawings), batch_size):
             batch = drawings[start : start + batch_size]
             targets = [images.joints(drawing.target) for drawing in batch]

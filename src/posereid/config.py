@@ -48,7 +48,7 @@ class GeneratorRecipe(_Section):
     base_width: int = Field(64, ge=4, le=512, description="Channels at full resolution; doubled at each halving.")
     max_width: int = Field(512, ge=4, le=2048, description="Most channels that any map has.")
     adain: Literal["literal", "pose_content"] = Field(
-        "literal", description="Which side of equation 3 takes the other's statistics."
+        "pose_content", description="Which side of equation 3 takes the other's statistics."
     )
 
 

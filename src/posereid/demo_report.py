@@ -17,7 +17,7 @@ from posereid.evaluation.evaluate import FOREGROUND, Search, pick_test_pairs, se
 from posereid.evaluation.ranking import ranked_matches
 from posereid.evaluation.summary import ANSWERS
 from posereid.generator.generator import PoseTransferGenerator
-from posereid.pictures import RankedRow, contact_sheet, ranked_list_sheet
+from posereid.pictures import RankedRow, contact_sheet, ranked_list_sheet, save_png
 from posereid.pose.canonical import CANONICAL_POSES, canonical_pose
 from posereid.pose.drawing import draw_skeleton
 from posereid.report import ReportPicture, Section, Table, loss_curves, write_report
@@ -39,22 +39,25 @@ def write_demo_report(
     search_run: Path,
     logs: Sequence[Path],
 ) -> Path:
-    """Write one self-contained page about a demo and return its path."""
+    """Write one self-contained page about a demo and return its path; ``pictures`` beside it holds its pictures."""
     generator = load_generator(generator_run)
     search = search_gallery(load_embedder(search_run), crops, recipe.evaluation)
     scale = max(1, 192 // recipe.data.height)
+    pairs, canonical, ranked = _pairs(generator, crops, scale), _canonical(generator, crops, scale), _ranked(search)
+    for name, picture in (("pairs", pairs), ("canonical", canonical), ("ranked", ranked)):
+        save_png(path.parent / "pictures" / f"{name}.png", picture)
     sections = [
         Section(
             "People redrawn in the poses of other crops",
             "Nobody here was seen in training. The generator gets the source picture, its joints and the target's "
             "joints; it never sees the real target, which stands beside its answer. Backgrounds cannot be known "
             "from the source: the camera is another one.",
-            pictures=[ReportPicture(_pairs(generator, crops, scale), "Pairs of held-out people, drawn by chance.")],
+            pictures=[ReportPicture(pairs, "Pairs of held-out people, drawn by chance.")],
         ),
         Section(
             "The same people in eight poses that nobody took",
             "The source picture, then the eight canonical poses that `posereid transfer` knows by name.",
-            pictures=[ReportPicture(_canonical(generator, crops, scale), "Held-out people, canonical poses.")],
+            pictures=[ReportPicture(canonical, "Held-out people, canonical poses.")],
         ),
         Section(
             "How good the pictures are",
@@ -71,7 +74,7 @@ def write_demo_report(
             tables=[_reid_table(summary["reid"])],
             pictures=[
                 ReportPicture(
-                    _ranked(search, scale),
+                    ranked,
                     "Queries drawn by chance and their first answers, found by the network trained on real crops. A "
                     "solid green frame is right, a dashed red one is wrong.",
                 )
@@ -145,12 +148,12 @@ def _one_of_each(crops: Sequence[Crop], count: int) -> list[Crop]:
     return [first[int(identity)] for identity in chosen]
 
 
-def _ranked(search: Search, scale: int) -> Image.Image:
+def _ranked(search: Search) -> Image.Image:
     query, gallery = search.query, search.gallery
     labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
     matched = np.flatnonzero(search.result.first_hit_ranks > 0)
     chosen = np.random.default_rng(1).permutation(matched)[:QUERIES_SHOWN]
-    height = max(48, 64)
+    height = 64
     rows = []
     for index in map(int, chosen):
         found = ranked_matches(search.distances, *labels, query_index=index, top=10)
@@ -158,7 +161,7 @@ def _ranked(search: Search, scale: int) -> Image.Image:
         shown = [_picture(pictures.image(position)) for position in range(len(pictures))]
         cameras = [gallery[int(g)].camera for g in found.gallery_indices]
         rows.append(RankedRow(shown[0], shown[1:], found.right, query[index].camera, cameras))
-    return ranked_list_sheet(rows, scale=max(1, scale - 1))
+    return ranked_list_sheet(rows, scale=2)
 
 
 def _picture(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:

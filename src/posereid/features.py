@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from posereid.data.batches import CropImages, to_float
 from posereid.data.crops import Crop
@@ -18,6 +17,7 @@ from posereid.embedder import Embedder
 from posereid.errors import InputError
 from posereid.files import write_atomically
 from posereid.pose.names import parse_crop_name
+from posereid.progress import progress_bar
 
 OWN_CSV = "crops.csv"
 
@@ -35,7 +35,7 @@ def embed_crops(
     embedder.eval()
     images = CropImages(crops, *embedder.crop_size, keep=False)
     features = np.empty((len(crops), embedder.embedding.out_features), np.float32)
-    with tqdm(total=len(crops), desc="embedding", unit="crop", disable=None if progress else True) as bar:
+    with progress_bar(len(crops), "embedding", "crop", show=progress) as bar:
         for start in range(0, len(crops), batch_size):
             stop = min(start + batch_size, len(crops))
             pixels = torch.stack([images.image(position) for position in range(start, stop)])

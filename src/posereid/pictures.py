@@ -1,7 +1,6 @@
 """Sheets of small pictures to look at: what was generated beside what is real, and what a search found."""
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from posereid.errors import InputError
+from posereid.files import write_atomically
 
 Picture = npt.NDArray[np.uint8]
 """A crop to show: (H, W, 3) uint8 RGB."""
@@ -149,19 +149,7 @@ def png_bytes(picture: Image.Image | Picture) -> bytes:
 
 def save_png(path: Path | str, picture: Image.Image | Picture | bytes) -> None:
     """Write a picture (or a PNG's bytes) whole or not at all; missing folders are made."""
-    write_whole(path, picture if isinstance(picture, bytes) else png_bytes(picture))
-
-
-def write_whole(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all, over an older one if there is one; missing folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(Path(path), picture if isinstance(picture, bytes) else png_bytes(picture))
 
 
 def _checked(picture: Any) -> Picture:

@@ -20,7 +20,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from posereid.errors import InputError
-from posereid.pictures import png_bytes, write_whole
+from posereid.files import write_atomically
+from posereid.pictures import png_bytes
 from posereid.report_page import PAGE
 
 Cell = str | int | float | None
@@ -79,7 +80,7 @@ def write_report(path: Path | str, *, title: str, summary: Mapping[str, Cell], s
             for section in sections
         ],
     )
-    write_whole(path, html.encode())
+    write_atomically(Path(path), html)
 
 
 def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from posereid.config import EvaluationRecipe
 from posereid.data.batches import CropImages, PosePairBatch, PosePairs, collate, to_float, to_pixels
@@ -21,6 +20,7 @@ from posereid.evaluation.image_quality import TrivialAnswers, map_mean, pose_mas
 from posereid.evaluation.ranking import RankingResult, distance_matrix, rank_gallery
 from posereid.features import embed_crops
 from posereid.generator.generator import PoseTransferGenerator
+from posereid.progress import progress_bar
 
 FOREGROUND = "foreground_"
 
@@ -183,7 +183,7 @@ def measure_generator(
     keys = {name: "ssim" if name == "generated" else f"ssim_{name}" for name in answers}
     sums = dict.fromkeys([*keys.values(), *(FOREGROUND + key for key in keys.values())], 0.0)
     with_foreground = 0
-    with tqdm(total=len(pairs), desc="image quality", unit="pair", disable=None if progress else True) as bar:
+    with progress_bar(len(pairs), "image quality", "pair", show=progress) as bar:
         for start in range(0, len(pairs), recipe.batch_size):
             rows = pairs[start : start + recipe.batch_size]
             batch = batch_of(rows)

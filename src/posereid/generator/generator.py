@@ -52,7 +52,7 @@ def build_generator(
     blocks: int = 4,
     base_width: int = 64,
     max_width: int = 512,
-    adain: AdaINReading = "literal",
+    adain: AdaINReading = "pose_content",
     *,
     crop_size: tuple[int, int] = (128, 64),
 ) -> PoseTransferGenerator:

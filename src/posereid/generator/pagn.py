@@ -119,7 +119,7 @@ class GenerationNetwork(nn.Module):
     stream starts from the smallest target-pose map, the image stream from f_N^I: the paper gives no start.
     """
 
-    def __init__(self, widths: Sequence[int], pose_channels: int = 18, reading: AdaINReading = "literal") -> None:
+    def __init__(self, widths: Sequence[int], pose_channels: int = 18, reading: AdaINReading = "pose_content") -> None:
         super().__init__()
         ends = list(reversed(widths[:-1]))
         source = widths[-1]

@@ -1,10 +1,7 @@
 """Keypoint files: reading and writing them, and the pose pairs they give."""
 
 import json
-import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from posereid.errors import InputError
+from posereid.files import atomic_folder, write_atomically
 from posereid.messages import complaint, shown
 from posereid.pose.formats import (
     CSV_HEADER,
@@ -218,9 +216,9 @@ def write_keypoints(table: Mapping[str, Joints], path: str | Path, format: Keypo
         if format == "openpose":
             _write_openpose_folder(table, path)
         elif format == "coco":
-            _write_text(path, json.dumps(coco_document(table)))
+            write_atomically(path, json.dumps(coco_document(table)))
         elif format == "csv":
-            _write_text(path, csv_text(table))
+            write_atomically(path, csv_text(table))
         else:
             raise complaint("format", f"{format!r}", "csv, openpose or coco", "choose one of these")
     except OSError as error:
@@ -230,18 +228,6 @@ def write_keypoints(table: Mapping[str, Joints], path: str | Path, format: Keypo
             "a place to write to",
             "choose another path",
         ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)  # mkstemp's files are readable by nobody else
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _write_openpose_folder(table: Mapping[str, Joints], folder: Path) -> None:
@@ -254,17 +240,9 @@ def _write_openpose_folder(table: Mapping[str, Joints], folder: Path) -> None:
             "one file per crop",
             "rename one or write CSV",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise complaint(folder, "something there already", "a new or empty folder", "delete it or choose another path")
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder, "OpenPose files") as partial:
         for stem, joints in zip(stems, table.values(), strict=True):
-            (temporary / f"{stem}_keypoints.json").write_text(json.dumps(openpose_document(joints)), "utf-8")
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            (partial / f"{stem}_keypoints.json").write_text(json.dumps(openpose_document(joints)), "utf-8")
 
 
 def pose_pairs(table: KeypointTable) -> list[tuple[str, str]]:

@@ -13,11 +13,11 @@ from lightning_fabric.strategies import DDPStrategy, Strategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe, read_recipe, write_recipe
 from posereid.errors import InputError
 from posereid.files import require_free, write_atomically
+from posereid.progress import progress_bar
 from posereid.training.checkpoint import Checkpoint, checkpoint_folders, latest_checkpoint
 
 RECIPE_FILE = "recipe.yaml"
@@ -168,15 +168,7 @@ class RunLog:
 
     def __init__(self, run: Path, stage: str, steps: int, first_step: int, fabric: Fabric, show: bool) -> None:
         self.stage, self.active = stage, fabric.is_global_zero
-        self.bar = tqdm(
-            total=steps,
-            initial=first_step,
-            desc=stage,
-            unit="step",
-            disable=None if show and self.active else True,
-            mininterval=0.5,
-            dynamic_ncols=True,
-        )
+        self.bar = progress_bar(steps, stage, "step", show=show and self.active, first=first_step)
         self._mark = (time.perf_counter(), first_step)
         if not self.active:
             return
