@@ -324,13 +324,14 @@ def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
         write_keypoints({"a.jpg": joints_at(np.full((18, 2), np.nan))}, tmp_path / "k.csv")
     with pytest.raises(InputError, match="format"):
         write_keypoints({}, tmp_path / "k", "yaml")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        write_keypoints({}, tmp_path / "absent" / "k.csv")
+        write_keypoints({}, tmp_path / "file" / "k.csv")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InputError, match="already"):
         write_keypoints({}, tmp_path / "full", "openpose")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["full"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "full"]
 
 
 # --- pose pairs --------------------------------------------------------------------------------------------
