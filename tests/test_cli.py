@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,12 +197,9 @@ def test_help_needs_no_heavy_import() -> None:
         "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'lightning_fabric'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "train-reid" in done.stdout
-    # Bounded loosely, against an import that creeps in and takes many seconds on any machine.
-    assert time.perf_counter() - start < 10
 
 
 def test_train_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
