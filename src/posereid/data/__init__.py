@@ -1,0 +1,1 @@
+"""Crops: tables of them, readers of data sets, pictures, batches, the synthetic world."""

@@ -1,0 +1,1 @@
+"""Joint training, re-ID training, checkpoints."""
