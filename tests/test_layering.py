@@ -16,7 +16,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"data"}),
     frozenset({"generator", "discriminator", "embedder", "losses"}),
     frozenset({"training", "augment", "evaluation", "fusion", "features", "transfer"}),
-    frozenset({"report", "report_page", "cli", "demo", "demo_report"}),
+    frozenset({"report", "report_page", "cli", "demo", "demo_report", "__main__"}),
 )
 MODULES = {
     ".".join(("posereid", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

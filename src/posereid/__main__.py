@@ -1,0 +1,5 @@
+"""``python -m posereid`` is the ``posereid`` command."""
+
+from posereid.cli import main
+
+main()
