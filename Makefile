@@ -17,6 +17,11 @@ help:
 
 install: $(STAMP)
 
+# Another index is a wish to install again, whatever is there.
+ifneq ($(TORCH_INDEX),)
+.PHONY: $(STAMP)
+endif
+
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"posereid needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Set PYTHON, for example: make install PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +29,7 @@ ifeq ($(TORCH_INDEX),)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 else
 	@# Torch from the given index at the locked versions, the rest from the lock without torch's CUDA libraries.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) $$(sed -n 's/^\(torch\|torchvision\)==\([^ ]*\).*/\1==\2/p' requirements.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" $$(sed -nE 's/^(torch|torchvision)==([^ ]*).*/\1==\2/p' requirements.lock)
 	awk '/^[a-z0-9]/ {keep = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==/} keep' requirements.lock > $(VENV)/without-torch.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/without-torch.lock
 endif

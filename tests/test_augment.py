@@ -118,6 +118,13 @@ def test_a_set_of_ones_own_layout_stays_readable(
     assert all(crop.identity == by_name[str(crop.source)].identity for crop in table.train)
 
 
+def test_crops_with_equal_file_names_get_names_of_their_own(crops: CropTable) -> None:
+    train = crops.train
+    twins = [replace(crop, path=crop.path.with_name("twin.jpg")) for crop in train]
+    drawings = plan_drawings(twins, 2, seed=0)
+    assert len({drawing.name for drawing in drawings}) == len(drawings)
+
+
 def test_draw_keeps_order_and_size(generator: PoseTransferGenerator, crops: CropTable) -> None:
     images = CropImages(crops.train, *generator.crop_size)
     pixels = torch.stack([images.image(position) for position in range(3)])

@@ -6,13 +6,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from posereid import __version__
 from posereid.cli import main
+from posereid.data.layouts import load_crops
+from posereid.transfer import find_joints
 
 SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.yaml"
 
@@ -187,6 +192,74 @@ def test_transfer_says_which_pose_it_does_not_know(failing: Failing, run: Path, 
     assert not out.exists()
 
 
+def test_a_recipe_of_any_name_is_read_or_missed(failing: Failing, world: Path, tmp_path: Path) -> None:
+    message = failing("train", "no_such_recipe", "--data.root", world, "--out", tmp_path / "run")
+    assert "no_such_recipe: no such recipe" in one_sentence(message)
+    (tmp_path / "mine").write_text("joint: {epoch: 3}")
+    assert "joint.epoch" in one_sentence(failing("train", tmp_path / "mine", "--out", tmp_path / "run"))
+    message = failing("train", "--out", tmp_path / "out.yaml", SMOKE)
+    assert "needs a recipe as its first argument" in one_sentence(message)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--embedder.backbone", "nonsense"), ("--joint.batch-size", "3", "--runtime.devices", "2")],
+    ids=["backbone", "processes"],
+)
+def test_a_run_that_cannot_start_leaves_its_folder_free(
+    wrong: tuple[str, ...], failing: Failing, world: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    one_sentence(failing("train", SMOKE, "--data.root", world, "--out", out, *wrong))
+    assert not out.exists()
+
+
+def test_an_output_path_below_a_file_is_named(failing: Failing, world: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    assert str(tmp_path / "file") in one_sentence(failing("augment", run, "--out", below))
+    assert str(tmp_path / "file") in one_sentence(failing("train", SMOKE, "--data.root", world, "--out", below))
+    (tmp_path / "folder").mkdir()
+    assert "folder" in one_sentence(failing("evaluate", run, "--out", tmp_path / "folder"))
+
+
+def test_weights_that_are_not_numbers_are_refused(failing: Failing, run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    for path in broken.glob("checkpoints/*/*.safetensors"):
+        state = load_file(path)
+        save_file({n: v * float("nan") if v.is_floating_point() else v for n, v in state.items()}, path)
+    for command in ("augment", "evaluate"):
+        assert "not finite" in one_sentence(failing(command, broken, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_make_no_sense_are_refused(failing: Failing, run: Path, world: Path, tmp_path: Path) -> None:
+    query = world / "query"
+    command = ("embed", run, "--images", query, "--out", tmp_path / "f.npz", "--batch-size", "-1")
+    assert "batch size is -1" in one_sentence(failing(*command))
+    assert "seed is -1" in one_sentence(failing("augment", run, "--out", tmp_path / "g", "--seed", "-1"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_must_get_the_crops_that_it_began_with(
+    failing: Failing, run: Path, world: Path, tmp_path: Path
+) -> None:
+    generated, out = tmp_path / "generated", tmp_path / "reid"
+    main(["augment", str(run), "--out", str(generated)])
+    command = ["train-reid", str(SMOKE), "--data.root", str(world), "--out", str(out)]
+    main([*command, "--generated", str(generated)])
+    assert "other training crops" in one_sentence(failing(*command, "--resume"))
+    main([*command, "--generated", str(generated), "--resume"])
+
+
+def test_a_target_outside_the_image_is_refused(failing: Failing, run: Path, world: Path, tmp_path: Path) -> None:
+    image = next((world / "query").glob("*.jpg"))
+    row = f"big: {list(range(100, 118))}: {list(range(100, 118))}"
+    command = ("transfer", run, "--image", image, "--joints", image.name, "--out", tmp_path / "o.png")
+    assert "outside the image of 32 × 64" in one_sentence(failing(*command, "--target", row))
+
+
 # --- commands that work ------------------------------------------------------------------------------------
 
 
@@ -251,6 +324,65 @@ def test_transfer_takes_every_kind_of_target(target: str, run: Path, world: Path
     out = tmp_path / "out.png"
     main(["transfer", str(run), "--image", str(image), "--joints", image.name, "--target", spec, "--out", str(out)])
     assert Image.open(out).size == (32, 64)
+
+
+def test_a_crop_of_another_size_gives_its_pose_in_proportion(world: Path, tmp_path: Path) -> None:
+    crop = next(crop for crop in load_crops(world).query if crop.can_pose)
+    large = replace(crop, path=tmp_path / "large.png", name="large.png", joints=crop.joints.resized(2, 2))
+    Image.open(crop.path).resize((64, 128)).save(large.path)
+    found = find_joints("large.png", None, (), [large], (32, 64))
+    assert np.allclose(found.xy, crop.joints.xy, atol=1e-4)
+
+
+def test_another_sets_figures_do_not_replace_the_runs_own(world: Path, run: Path, tmp_path: Path) -> None:
+    copy, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(run, copy)
+    shutil.copytree(world, other)
+    main(["evaluate", str(copy), "--pairs", "4"])
+    own = (copy / "evaluation.json").read_bytes()
+    main(["evaluate", str(copy), "--pairs", "4", "--root", str(other)])
+    assert (copy / "evaluation.json").read_bytes() == own
+    assert json.loads((copy / "evaluation-other.json").read_text())["data"]["root"] == "other"
+
+
+def test_files_that_are_left_out_are_said_and_counted(
+    world: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(world, other)
+    shutil.copy(next((other / "query").glob("*.jpg")), other / "query" / "hello.jpg")
+    main(["evaluate", str(run), "--pairs", "4", "--root", str(other), "--out", str(tmp_path / "e.json")])
+    assert "1 files of the set are left out" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["data"]["files_left_out"] == 1
+    main(["train", str(SMOKE), "--data.root", str(other), "--out", str(tmp_path / "run")])
+    assert "hello.jpg" in capsys.readouterr().out
+
+
+def test_a_set_without_joints_still_has_its_search_figures(
+    world: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(world, other)
+    for path in other.glob("*annotation*.csv"):
+        path.unlink()
+    main(["evaluate", str(run), "--root", str(other), "--out", str(tmp_path / "e.json")])
+    evaluation = json.loads((tmp_path / "e.json").read_text())
+    assert evaluation["generator"] is None
+    assert evaluation["reid"]["queries"] > 0
+    assert "was not measured" in capsys.readouterr().out
+
+
+def test_a_run_is_usable_from_another_folder(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.parent)
+    main(["train", str(SMOKE), "--data.root", world.name, "--out", str(tmp_path / "run")])
+    monkeypatch.chdir(tmp_path)
+    main(["evaluate", "run", "--pairs", "4"])
+    main(["augment", "run", "--out", "generated"])
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"posereid {__version__}\n"
 
 
 def test_check_leaves_with_1_when_something_is_wrong(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_an_interrupted_demo_goes_on(demo: Path, tmp_path: Path, monkeypatch: py
     figures = [json.loads((out / "summary.json").read_text()) for out in (demo, tmp_path / "demo")]
     assert figures[0]["generator"] == figures[1]["generator"]
     assert figures[0]["reid"] == figures[1]["reid"]
+
+
+def test_a_stage_whose_folder_was_deleted_is_done_again(demo: Path) -> None:
+    shutil.rmtree(demo / "reid-real")
+    (demo / "joint" / "evaluation.json").write_text("{")
+    with pytest.raises(InputError, match=r"evaluation\.json cannot be read"):
+        run_demo(demo, SMOKE)
+    (demo / "joint" / "evaluation.json").unlink()
+    run_demo(demo, SMOKE)
+    assert (demo / "reid-real" / "evaluation.json").is_file()
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, demo: Path) -> None:

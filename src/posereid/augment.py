@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,11 @@ def plan_drawings(crops: Sequence[Crop], poses_per_crop: int, seed: int) -> list
     Target poses come from any identity: that is what gives a person poses that it lacks. Deterministic in the
     seed. Raises InputError when fewer than two crops have a pose, or fewer others than poses asked for.
     """
+    if seed < 0:
+        raise InputError(f"the seed is {seed}; it must not be negative.")
     posed = [position for position, crop in enumerate(crops) if crop.can_pose]
+    # File names repeat in sets with several folders; a crop's number tells such crops apart.
+    stems = Counter(crop.path.stem for crop in crops)
     if len(posed) <= poses_per_crop:
         raise InputError(
             f"augmentation.poses_per_crop is {poses_per_crop}, and only {len(posed)} training crops have both "
@@ -64,6 +69,7 @@ def plan_drawings(crops: Sequence[Crop], poses_per_crop: int, seed: int) -> list
         for number, other in enumerate(others, 1):
             target = posed[other + (posed[other] >= position)]
             stem = crops[position].path.stem
+            stem = stem if stems[stem] == 1 else f"{stem}_{position}"
             drawings.append(Drawing(f"{stem}_p{number}.jpg", position, target))
     return drawings
 

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import ValidationError
 
 from posereid.config import EvaluationRecipe, Recipe, explain, read_recipe
 from posereid.errors import InputError
+
+if TYPE_CHECKING:
+    from posereid.data.crops import CropTable
 
 RecipeFields = Annotated[Recipe, tyro.conf.arg(name="")]
 
@@ -62,7 +65,7 @@ class Check:
     layout: Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"] = "auto"
     """Layout of the folder."""
     keypoints: tuple[Path, ...] | None = None
-    """Keypoint files; without any, the root's *annotation-*.csv."""
+    """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""
     decode: bool = True
     """Open every image."""
     json: bool = False
@@ -99,7 +102,8 @@ class Train:
         from posereid.training.loop import set_threads
 
         set_threads()
-        train_joint(self.fields, _crops(self.fields), self.out, resume=self.resume)
+        recipe = _placed(self.fields)
+        train_joint(recipe, _crops(recipe), self.out, resume=self.resume)
         _say_first(f"{self.out}: trained; next: posereid augment {self.out} --out NEW_FOLDER")
 
 
@@ -111,6 +115,8 @@ class Augment:
     """Folder that `posereid train` wrote."""
     out: Path
     """New folder for the generated set."""
+    root: Path | None = None
+    """Where the run's data set lies now, if it was moved."""
     poses_per_crop: int | None = None
     """Target poses per crop; without it, what the run's recipe says."""
     seed: int | None = None
@@ -131,7 +137,7 @@ class Augment:
         generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))
         made = augment(
             generator,
-            _crops(recipe),
+            _crops(recipe, self.root),
             self.out,
             settings,
             seed=recipe.seed if self.seed is None else self.seed,
@@ -164,10 +170,11 @@ class TrainReid:
         from posereid.training.reid import train_reid
 
         set_threads()
-        crops = _crops(self.fields)
+        recipe = _placed(self.fields)
+        crops = _crops(recipe)
         if self.generated is not None:
             crops = with_generated(crops, load_crops(self.generated))
-        train_reid(self.fields, crops, self.out, start=self.start, resume=self.resume)
+        train_reid(recipe, crops, self.out, start=self.start, resume=self.resume)
         _say_first(f"{self.out}: trained; next: posereid evaluate {self.out}")
 
 
@@ -182,7 +189,7 @@ class Evaluate:
     pairs: int | None = None
     """Test pairs to draw; without it, what the run's recipe says."""
     out: Path | None = None
-    """Where to write the JSON; without it, evaluation.json in the run's folder."""
+    """Where to write the JSON; without it, evaluation.json in the run's folder, or evaluation-NAME.json with --root."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -191,8 +198,10 @@ class Evaluate:
         from posereid.training.loop import set_threads
 
         set_threads()
+        out = self.out or self.run_folder / (f"evaluation-{self.root.stem}.json" if self.root else "evaluation.json")
+        if out.is_dir() or (out.parent.exists() and not os.access(out.parent, os.W_OK)):
+            raise InputError(f"--out is {out}, where no file can be written; give another path.")
         evaluation = evaluate_run(self.run_folder, root=self.root, pairs=self.pairs, progress=True)
-        out = self.out or self.run_folder / "evaluation.json"
         write_atomically(out, json.dumps(evaluation, indent=1) + "\n")
         print(evaluation_table(evaluation))
         print(f"Written to {out}.")
@@ -241,7 +250,7 @@ class Transfer:
     """The person's joints: a keypoint file, or one row of it: 'name: [y …]: [x …]'."""
     target: str
     """Pose to draw: front, front_left, left, back_left, back, back_right, right or front_right; a keypoint file with
-    one row; or the name of a crop."""
+    one row, in pixels of the image; or the name of a crop."""
     out: Path
     """PNG to write."""
     keypoints: tuple[Path, ...] = ()
@@ -252,21 +261,21 @@ class Transfer:
         import io
 
         from posereid.data.images import open_image
-        from posereid.data.layouts import find_keypoint_files
         from posereid.files import write_atomically
         from posereid.training.checkpoint import latest_checkpoint, load_generator
-        from posereid.training.loop import pick_device
+        from posereid.training.loop import pick_device, set_threads
         from posereid.transfer import find_joints, find_target, redraw
 
         if self.out.suffix.lower() != ".png":
             raise InputError(f"--out is {self.out}; give a file name that ends in .png.")
+        set_threads()
         image = open_image(self.image)
         checkpoint = latest_checkpoint(self.run_folder)
-        data = checkpoint.recipe.data
-        tables = self.keypoints or data.keypoints or (find_keypoint_files(data.root) if data.root else ())
-        joints = find_joints(self.joints, self.image.name, tuple(tables))
-        target = find_target(self.target, tuple(tables), image.height, image.width)
-        generator = load_generator(checkpoint.folder, pick_device(checkpoint.recipe.runtime))
+        recipe = checkpoint.recipe
+        known = _crops(recipe) if recipe.data.root and recipe.data.root.exists() and not self.keypoints else ()
+        joints = find_joints(self.joints, self.image.name, self.keypoints, known, image.size)
+        target = find_target(self.target, self.keypoints, known, image.size)
+        generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))
         content = io.BytesIO()
         redraw(generator, image, joints, target).save(content, "PNG")
         write_atomically(self.out, content.getvalue())
@@ -305,12 +314,29 @@ COMMANDS: dict[str, Any] = {
 WITH_RECIPE: dict[str, type[Train] | type[TrainReid]] = {"train": Train, "train-reid": TrainReid}
 
 
-def _crops(recipe: Recipe):
+def _crops(recipe: Recipe, root: Path | None = None) -> "CropTable":
+    """The recipe's crops, or those of another root; what was left out is said."""
     from posereid.data.layouts import load_crops
 
-    if recipe.data.root is None:
+    if root is not None:
+        table = load_crops(root)
+    elif recipe.data.root is not None:
+        table = load_crops(recipe.data.root, recipe.data.layout, recipe.data.keypoints)
+    else:
         raise InputError("data.root is not set; write it into the recipe or give --data.root FOLDER.")
-    return load_crops(recipe.data.root, recipe.data.layout, recipe.data.keypoints)
+    for line in (*table.left_out(), *table.notes):
+        _say_first(line)
+    return table
+
+
+def _placed(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that a run can be used from any folder."""
+    data = recipe.data
+    changes = {
+        "root": data.root.absolute() if data.root else None,
+        "keypoints": tuple(path.absolute() for path in data.keypoints) if data.keypoints else data.keypoints,
+    }
+    return recipe.model_copy(update={"data": data.model_copy(update=changes)})
 
 
 def _say_first(text: str) -> None:
@@ -320,30 +346,37 @@ def _say_first(text: str) -> None:
         print(text)
 
 
-def _recipe_argument(arguments: Sequence[str]) -> Path | None:
-    """The recipe file among a command's arguments: what options then change starts from it."""
-    return next((Path(a) for a in arguments if a.endswith((".yaml", ".yml")) and not a.startswith("-")), None)
-
-
 def _parse(arguments: Sequence[str]) -> Any:
     command = arguments[0] if arguments else ""
-    path = _recipe_argument(arguments) if command in WITH_RECIPE else None
-    if path is None:
+    if command not in WITH_RECIPE or (len(arguments) > 1 and arguments[1] in ("-h", "--help")):
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="posereid",
             description="Redraw people in new poses and match them across cameras.",
             args=list(arguments),
         )
+    # The options begin from the recipe's values, so it is read before them.
+    if len(arguments) < 2 or arguments[1].startswith("-"):
+        raise InputError(
+            f"posereid {command} needs a recipe as its first argument, for example: "
+            f"posereid {command} recipes/demo.yaml."
+        )
     kind = WITH_RECIPE[command]
+    path = Path(arguments[1])
     default = kind(recipe_file=path, out=tyro.MISSING, fields=read_recipe(path))
     return tyro.cli(kind, prog=f"posereid {command}", args=list(arguments[1:]), default=default)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. A user's mistake ends in one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _parse(sys.argv[1:] if arguments is None else arguments).run()
+        if list(arguments) == ["--version"]:
+            from posereid import __version__
+
+            print(f"posereid {__version__}")
+            return
+        _parse(arguments).run()
     except InputError as error:
         print(f"posereid: {error}", file=sys.stderr)
         sys.exit(2)
@@ -354,8 +387,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output, such as head, has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        place = error.filename2 or error.filename or "a file"
+        print(
+            f"posereid: {place}: {error.strerror or error}; check the path, its permissions and the free space.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("posereid: stopped.", file=sys.stderr)
+        print("posereid: stopped; --resume goes on from a run's newest checkpoint.", file=sys.stderr)
         sys.exit(130)
 
 

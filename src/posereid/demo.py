@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from posereid.training.loop import LOG_FILE, RECIPE_FILE, pick_device
 from posereid.training.reid import train_reid
 
 STAGES_FILE = "stages.json"
+EVALUATION_FILE = "evaluation.json"
 REID_RUNS = {
     "joint": "embedder of the joint training",
     "reid-real": "real crops only",
@@ -40,20 +41,34 @@ REID_RUNS = {
 
 @dataclass
 class Stages:
-    """Seconds of each finished stage, on disk, so that a later call knows what is done."""
+    """What is done, how long it took and how much memory the processes used, on disk for a later call."""
 
     path: Path
-    seconds: dict[str, float]
+    done: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_gb: float = 0.0
 
-    def run(self, name: str, work: Callable[[], object]) -> None:
-        """Do one stage unless it is done."""
-        if name in self.seconds:
+    def run(self, name: str, output: Path, work: Callable[[], object]) -> None:
+        """Do one stage unless it is done and its ``output`` is still there; interrupted time counts, too."""
+        if name in self.done and output.exists():
             print(f"{name}: kept from an earlier run.")
             return
-        start = time.perf_counter()
-        work()
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        write_atomically(self.path, json.dumps(self.seconds, indent=1) + "\n")
+        start, before = time.perf_counter(), self.seconds.get(name, 0.0)
+        try:
+            work()
+            self.done = [*self.done, name]
+        finally:
+            self.seconds[name] = round(before + time.perf_counter() - start, 1)
+            self.save()
+
+    def save(self) -> None:
+        """Write the state, with this process's peak memory if it is the highest yet."""
+        # Linux counts kilobytes here, macOS bytes.
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        self.peak_memory_gb = round(max(self.peak_memory_gb, peak), 2)
+        state = {"done": self.done, "seconds": self.seconds, "peak_memory_gb": self.peak_memory_gb}
+        write_atomically(self.path, json.dumps(state, indent=1) + "\n")
 
 
 def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
@@ -64,7 +79,7 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     """
     recipe = read_recipe(recipe_file or bundled_recipes() / "demo.yaml")
     recipe = recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"root": out / "world", "layout": "market1501"})}
+        update={"data": recipe.data.model_copy(update={"root": (out / "world").absolute(), "layout": "market1501"})}
     )
     stages = _open(out, recipe)
     print(f"Seed {recipe.seed}, device {pick_device(recipe.runtime)}; everything goes to {out}.")
@@ -72,6 +87,7 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     world = recipe.world
     stages.run(
         "synthesize",
+        out / "world",
         lambda: synthesize(
             out / "world",
             identities=world.identities,
@@ -84,17 +100,18 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     )
     crops = load_crops(out / "world")
     joint, generated = out / "joint", out / "generated"
-    stages.run("joint training", lambda: train_joint(recipe, crops, joint, resume=joint.exists()))
-    stages.run("augment", lambda: _augment(recipe, crops, joint, generated))
+    stages.run("joint training", joint, lambda: train_joint(recipe, crops, joint, resume=joint.exists()))
+    stages.run("augment", generated, lambda: _augment(recipe, crops, joint, generated))
     both = with_generated(crops, load_crops(generated))
     for run, table in (("reid-real", crops), ("reid-generated", both)):
         folder = out / run
         train = partial(train_reid, recipe, table, folder, resume=folder.exists())
-        stages.run(f"re-ID training, {REID_RUNS[run]}", train)
-    stages.run("evaluate", lambda: _evaluate(out, crops))
-
-    evaluations = {run: json.loads((out / run / "evaluation.json").read_text()) for run in REID_RUNS}
-    summary = _summary(recipe, stages.seconds, evaluations)
+        stages.run(f"re-ID training, {REID_RUNS[run]}", folder, train)
+    for run, name in REID_RUNS.items():
+        evaluation_file = out / run / EVALUATION_FILE
+        stages.run(f"evaluate, {name}", evaluation_file, partial(_evaluate, out / run, crops))
+    evaluations = {run: _read_json(out / run / EVALUATION_FILE) for run in REID_RUNS}
+    summary = _summary(recipe, stages, evaluations)
     write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     report = write_demo_report(
         out / "report.html",
@@ -108,22 +125,35 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     for run, evaluation in evaluations.items():
         print(f"\n{REID_RUNS[run]}\n{evaluation_table(evaluation)}")
     total = sum(stages.seconds.values())
-    print(f"\n{total:.0f} s in all, at most {summary['peak_memory_gb']} GB. Open {report} in a browser.")
+    print(f"\n{total:.0f} s in the stages, at most {summary['peak_memory_gb']} GB. Open {report} in a browser.")
     return report
 
 
 def _open(out: Path, recipe: Recipe) -> Stages:
     path = out / STAGES_FILE
     if path.is_file() and (out / RECIPE_FILE).is_file():
-        if read_recipe(out / RECIPE_FILE) != recipe:
+        # The data's place follows from ``out``, which may have been moved.
+        if read_recipe(out / RECIPE_FILE).model_dump(exclude={"data"}) != recipe.model_dump(exclude={"data"}):
             raise InputError(
                 f"{out} holds a demo of another recipe; choose another folder with --out, or move this one away."
             )
-        return Stages(path, json.loads(path.read_text(encoding="utf-8")))
+        state = _read_json(path)
+        try:
+            return Stages(path, list(state["done"]), dict(state["seconds"]), float(state["peak_memory_gb"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{path} is damaged; choose another folder with --out, or move this one away.") from None
     require_free(out, "a demo")
     write_atomically(out / RECIPE_FILE, write_recipe(recipe))
-    write_atomically(path, "{}\n")
-    return Stages(path, {})
+    stages = Stages(path)
+    stages.save()
+    return stages
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it and run the demo again.") from None
 
 
 def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> None:
@@ -138,21 +168,18 @@ def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> 
     )
 
 
-def _evaluate(out: Path, crops: CropTable) -> None:
-    for run in REID_RUNS:
-        evaluation = evaluate_run(out / run, crops=crops, progress=True)
-        write_atomically(out / run / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
+def _evaluate(run: Path, crops: CropTable) -> None:
+    evaluation = evaluate_run(run, crops=crops, progress=True)
+    write_atomically(run / EVALUATION_FILE, json.dumps(evaluation, indent=1) + "\n")
 
 
-def _summary(recipe: Recipe, seconds: dict[str, float], evaluations: dict[str, Any]) -> dict[str, Any]:
-    # Linux counts kilobytes here, macOS bytes.
-    unit = 2**30 if sys.platform == "darwin" else 2**20
+def _summary(recipe: Recipe, stages: Stages, evaluations: dict[str, Any]) -> dict[str, Any]:
     generator = evaluations["joint"]["generator"]
     return {
         "reid": {REID_RUNS[run]: evaluation["reid"] for run, evaluation in evaluations.items()},
         "generator": generator["ssim"] | {"pairs": generator["pairs"], "pairs_seed": generator["pairs_seed"]},
-        "seconds": seconds,
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2),
+        "seconds": stages.seconds,
+        "peak_memory_gb": stages.peak_memory_gb,
         "seed": recipe.seed,
         "device": evaluations["joint"]["device"],
         "threads": torch.get_num_threads(),

@@ -30,6 +30,8 @@ def embed_crops(
 
     Runs where the embedder's weights lie. Raises InputError naming the first crop that is no picture.
     """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be at least 1.")
     device = next(embedder.parameters()).device
     was_training = embedder.training
     embedder.eval()

@@ -30,6 +30,7 @@ def save(run: Path, recipe: Recipe, step: int = 3, keep: int = 5, **changes) -> 
     settings = {
         "stage": "joint",
         "identities": (2, 5, 9),
+        "training_set": "abc",
         "parts": {
             "generator": new_generator(recipe),
             "embedder": new_embedder(recipe, 3, pretrained=False),
@@ -56,7 +57,7 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
 def test_what_was_saved_is_what_is_found(tmp_path: Path, recipe: Recipe) -> None:
     folder = save(tmp_path, recipe, step=12)
     found = latest_checkpoint(tmp_path)
-    assert found == Checkpoint(folder, 12, "joint", recipe, (2, 5, 9))
+    assert found == Checkpoint(folder, 12, "joint", recipe, (2, 5, 9), "abc")
     assert resume_state(found)["generator"]["param_groups"] == [{"lr": 0.1}]
     assert resume_state(found)["generator"]["state"][0]["step"] == 4
 

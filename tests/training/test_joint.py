@@ -430,7 +430,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
 
 def test_resuming_on_other_people_is_refused(interrupted: Path, crops: CropTable, tiny_recipe: Build) -> None:
     others = crops.with_crops(replace(crop, identity=crop.identity + 100) for crop in crops.train)
-    with pytest.raises(InputError, match="identit"):
+    with pytest.raises(InputError, match="other training crops"):
         train_joint(tiny_recipe(), others, interrupted, resume=True, progress=False)
 
 

@@ -108,6 +108,8 @@ class CheckReport:
             ("training identities with one crop only", self.single_crop_train),
         ]
         lines += [_count(what, items) for what, items in weak if items]
+        if not self.pose_pairs.get("train"):
+            lines.append("No pose pair for training: `posereid train` cannot run without keypoints, train-reid can.")
         if not self.decoded:
             lines.append("Images were not opened.")
         lines.append("Nothing is wrong." if self.ok else "Correct what is marked WRONG.")

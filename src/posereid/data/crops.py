@@ -1,5 +1,6 @@
 """One table of crops: where each picture lies, whose it is, which camera saw it, in which pose."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -108,6 +109,23 @@ class CropTable(Sequence[Crop]):
     def gallery(self) -> "CropTable":
         """Crops to search in, distractors and junk included."""
         return self.split("gallery")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the crops' splits, names, identities, cameras and origins: equal for equal sets."""
+        lines = sorted(f"{c.split}\t{c.name}\t{c.identity}\t{c.camera}\t{c.source}" for c in self.crops)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def left_out(self) -> list[str]:
+        """What the reader could not use, a sentence each."""
+        lines = []
+        for why, names in (
+            ("are left out because their names were not understood", self.unparsed),
+            ("are listed but not there", self.missing),
+        ):
+            if names:
+                lines.append(f"{self.root}: {len(names)} files {why}, for example {names[0]}.")
+        return lines
 
     @cached_property
     def identities(self) -> npt.NDArray[np.int64]:

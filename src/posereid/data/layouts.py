@@ -205,11 +205,6 @@ def _with_masks(crops: list[Crop], root: Path) -> list[Crop]:
     return [replace(crop, mask_path=mask_path(crop)) for crop in crops]
 
 
-def find_keypoint_files(root: str | Path) -> list[Path]:
-    """The keypoint files that :func:`load_crops` reads from a set when none are named."""
-    return _keypoint_paths(Path(root), Path(root), None)
-
-
 def _keypoint_paths(given: Path, home: Path, keypoints: Sequence[str | Path] | None) -> list[Path]:
     if isinstance(keypoints, str | Path):  # a lone path would be taken apart into letters
         return [Path(keypoints)]

@@ -117,6 +117,11 @@ def pick_test_pairs(crops: Sequence[Crop], recipe: EvaluationRecipe) -> list[tup
     return [every[number] for number in sorted(chosen)]
 
 
+def has_pose_pairs(crops: Sequence[Crop]) -> bool:
+    """Whether any identity has two crops with both shoulders and both hips."""
+    return any(len(members) > 1 for members in crops_by_identity(crops, posed=True).values())
+
+
 def _pairs_from_file(crops: Sequence[Crop], path: Path) -> list[tuple[int, int]]:
     position = {crop.name: number for number, crop in enumerate(crops)}
     rows = [(row["from"], row["to"]) for _, row in read_rows(path, ("from", "to"))]
@@ -202,6 +207,10 @@ def measure_generator(
                 sums[keys[name]] += map_mean(per_pixel).sum().item()
                 sums[FOREGROUND + keys[name]] += map_mean(per_pixel, masks)[inside].sum().item()
             bar.update(len(rows))
+    if not with_foreground:
+        raise InputError(
+            f"{crops.root}: the foreground masks of all {len(pairs)} test pairs are empty; write them again."
+        )
     scores = {
         key: round(total / (with_foreground if key.startswith(FOREGROUND) else len(pairs)), 4)
         for key, total in sums.items()

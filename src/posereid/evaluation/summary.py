@@ -11,7 +11,7 @@ import posereid
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
-from posereid.evaluation.evaluate import FOREGROUND, chance_rank1, measure_generator, search_gallery
+from posereid.evaluation.evaluate import FOREGROUND, chance_rank1, has_pose_pairs, measure_generator, search_gallery
 from posereid.training.checkpoint import latest_checkpoint, load_embedder, load_generator
 from posereid.training.loop import pick_device
 
@@ -67,6 +67,8 @@ def evaluate_run(
             "layout": crops.layout,
             "query": len(crops.query),
             "gallery": len(crops.gallery),
+            "fingerprint": crops.fingerprint,
+            "files_left_out": len(crops.unparsed) + len(crops.missing),
         },
         "device": str(device),
         "versions": versions(),
@@ -77,6 +79,10 @@ def evaluate_run(
         chance = {"chance_rank1": round(100 * chance_rank1(crops), 2)}
         evaluation["reid"] = search.summary() | chance | {"average_precision": search.result.average_precision}
     if (checkpoint.folder / "generator.safetensors").is_file():
+        if settings.pairs_file is None and not has_pose_pairs([*crops.query, *crops.gallery]):
+            evaluation["generator"] = None
+            evaluation["generator_note"] = "no test identity has two crops with both shoulders and both hips"
+            return evaluation
         generator = load_generator(checkpoint.folder, device)
         quality = measure_generator(generator, crops, settings, progress=progress)
         evaluation["generator"] = {
@@ -93,6 +99,8 @@ def evaluate_run(
 def evaluation_table(evaluation: Mapping[str, Any]) -> str:
     """The figures of :func:`evaluate_run` as text."""
     lines = []
+    if left_out := evaluation["data"]["files_left_out"]:
+        lines.append(f"{left_out} files of the set are left out; `posereid check` names them.")
     if reid := evaluation.get("reid"):
         left_out = reid["queries_without_match"]
         note = f"; {left_out} queries have no match and are left out" if left_out else ""
@@ -110,6 +118,8 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
                 )
             ),
         ]
+    if reason := evaluation.get("generator_note"):
+        lines.append(f"image quality was not measured: {reason}.")
     if generator := evaluation.get("generator"):
         scores = generator["ssim"]
         lines += [

@@ -27,13 +27,16 @@ _RESUME = "resume.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved moment of a run: its folder, step, recipe, and the identities that its classifier knows."""
+    """One saved moment of a run: its folder, step, recipe, the identities that its classifier knows, and the
+    fingerprint of the crops that it was trained on.
+    """
 
     folder: Path
     step: int
     stage: str
     recipe: Recipe
     identities: tuple[int, ...]
+    training_set: str
 
     def digest(self, part: str) -> str:
         """SHA-256 of one part's weights file, for manifests."""
@@ -47,6 +50,7 @@ def save_checkpoint(
     stage: str,
     recipe: Recipe,
     identities: tuple[int, ...],
+    training_set: str,
     parts: Mapping[str, nn.Module],
     resume_state: Mapping[str, Any],
     keep: int,
@@ -62,13 +66,17 @@ def save_checkpoint(
     with atomic_folder(folder, "a checkpoint") as partial:
         for name, module in parts.items():
             state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            save_file(state, partial / f"{name}.safetensors")
+            try:
+                save_file(state, partial / f"{name}.safetensors")
+            except SafetensorError as error:
+                raise InputError(f"{folder} cannot be written ({error}); check the free space.") from None
         torch.save(dict(resume_state), partial / _RESUME)
         about = {
             "format": FORMAT,
             "stage": stage,
             "step": step,
             "identities": list(identities),
+            "training_set": training_set,
             "parts": list(parts),
             "recipe": recipe.model_dump(mode="json"),
         }
@@ -97,12 +105,13 @@ def latest_checkpoint(run: str | Path) -> Checkpoint:
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
         step, stage, identities, recipe = (about[key] for key in ("step", "stage", "identities", "recipe"))
+        training_set = str(about["training_set"])
         step, identities = int(step), tuple(int(identity) for identity in identities)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{about_path} cannot be used ({type(error).__name__}: {error}); use another checkpoint."
         ) from None
-    return Checkpoint(folders[-1], step, str(stage), parse_recipe(recipe, str(about_path)), identities)
+    return Checkpoint(folders[-1], step, str(stage), parse_recipe(recipe, str(about_path)), identities, training_set)
 
 
 def resume_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -136,6 +145,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"{'absent' if expected is None else expected} "
                 "in the network of this recipe; use the recipe that the checkpoint was trained with."
             )
+        if state[name].is_floating_point() and not state[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite; use an earlier checkpoint.")
     module.load_state_dict(state)
 
 

@@ -43,6 +43,7 @@ from posereid.training.checkpoint import (
 from posereid.training.loop import (
     RunLog,
     average_buffers,
+    claim_run,
     launch_fabric,
     learning_rate,
     make_optimiser,
@@ -83,7 +84,7 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
     sampler = PosePairSampler(train, recipe.joint.batch_size, recipe.joint.pairs_per_epoch, recipe.seed)
     _require_terms(recipe.losses)
     _require_quartets(recipe, sampler)
-    checkpoint = open_run(out, recipe, "joint", tuple(labels), resume=resume)
+    checkpoint = open_run(out, recipe, "joint", train, resume=resume)
     fabric = launch_fabric(recipe.runtime)
     images = CropImages(train, recipe.data.height, recipe.data.width)
     steps = recipe.joint.epochs * sampler.batches_per_epoch
@@ -94,6 +95,7 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
     loader = batch_loader(PosePairs(images, labels, recipe.joint.flip), batches, recipe.runtime.workers)
     networks = build_networks(recipe, len(labels), fabric, checkpoint)
     samples = _sample_batch(images, labels, sampler)
+    claim_run(out, recipe)
     log = RunLog(out, "joint", steps, first_step, fabric, progress)
     log.write(first_step, _facts(recipe, train, sampler, steps, fabric))
 
@@ -115,7 +117,7 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
             if step % recipe.joint.sample_every == 0 or step == steps:
                 _save_samples(networks, samples, out, step, fabric)
             if saving:
-                _save(networks, out, recipe, step, tuple(labels), fabric)
+                _save(networks, out, recipe, step, tuple(labels), train.fingerprint, fabric)
         if fabric.world_size > 1:
             log.write(steps, {"weight_difference": weight_difference(fabric, networks.plain)})
     finally:
@@ -300,7 +302,13 @@ def _set_learning_rates(networks: Networks, recipe: Recipe, step: int, steps: in
 
 
 def _save(
-    networks: Networks, out: Path, recipe: Recipe, step: int, identities: tuple[int, ...], fabric: Fabric
+    networks: Networks,
+    out: Path,
+    recipe: Recipe,
+    step: int,
+    identities: tuple[int, ...],
+    training_set: str,
+    fabric: Fabric,
 ) -> None:
     average_buffers(fabric, networks.plain)
     if fabric.is_global_zero:
@@ -310,6 +318,7 @@ def _save(
             stage="joint",
             recipe=recipe,
             identities=identities,
+            training_set=training_set,
             parts=networks.plain,
             resume_state=optimiser_states(networks.optimisers),
             keep=recipe.joint.keep_checkpoints,

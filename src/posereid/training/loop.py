@@ -11,10 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, Strategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe, read_recipe, write_recipe
+from posereid.data.crops import CropTable
 from posereid.errors import InputError
 from posereid.files import require_free, write_atomically
 from posereid.progress import progress_bar
@@ -65,24 +67,21 @@ def is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def open_run(out: Path, recipe: Recipe, stage: str, identities: tuple[int, ...], *, resume: bool) -> Checkpoint | None:
-    """Claim a run folder: a new or empty one, or with ``resume`` one that the same recipe began.
+def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool) -> Checkpoint | None:
+    """Look whether a run may be written to ``out``: new or empty, or with ``resume`` begun by the same recipe.
 
-    ``stage`` and ``identities`` are what the run trains and on whom; a checkpoint must agree with both.
-    Returns the checkpoint to go on from, None to begin at the first step. Only the first process writes.
-    Raises InputError.
+    ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both.
+    Returns the checkpoint to go on from, None to begin at the first step. Writes nothing. Raises InputError.
     """
     if not resume:
         if is_first_process():
             require_free(out, "a new run (without --resume)")
-            write_atomically(out / RECIPE_FILE, write_recipe(recipe))
         return None
     if not (out / RECIPE_FILE).is_file():
         raise InputError(f"{out} holds no run to resume; leave --resume out to begin one.")
-    own = read_recipe(out / RECIPE_FILE)
-    if own.model_dump(exclude={"runtime"}) != recipe.model_dump(exclude={"runtime"}):
+    if difference := _first_difference(read_recipe(out / RECIPE_FILE), recipe):
         raise InputError(
-            f"{out} was begun with another recipe than the one given; resume with its own "
+            f"{out} was begun with another recipe than the one given ({difference}); resume with its own "
             f"{out / RECIPE_FILE}, or choose another folder."
         )
     if not checkpoint_folders(out):
@@ -90,12 +89,33 @@ def open_run(out: Path, recipe: Recipe, stage: str, identities: tuple[int, ...],
     checkpoint = latest_checkpoint(out)
     if checkpoint.stage != stage:
         raise InputError(f"{out} is a {checkpoint.stage} run and cannot go on as a {stage} run; choose another folder.")
-    if checkpoint.identities != identities:
+    if checkpoint.training_set != train.fingerprint:
         raise InputError(
-            f"{out} was begun on {len(checkpoint.identities)} other identities than the {len(identities)} of this data "
-            "set; resume with the data set that it was begun on."
+            f"{out} was begun on other training crops than the {len(train)} given, "
+            f"{sum(crop.generated for crop in train)} of them generated; resume with the data set, and the generated "
+            "set, that it was begun on."
         )
     return checkpoint
+
+
+def claim_run(out: Path, recipe: Recipe) -> None:
+    """Write the recipe into a run folder, once nothing is left that could refuse the run."""
+    if is_first_process():
+        write_atomically(out / RECIPE_FILE, write_recipe(recipe))
+
+
+def _first_difference(own: Recipe, given: Recipe) -> str | None:
+    for section in type(own).model_fields:
+        if section == "runtime":
+            continue
+        old, new = getattr(own, section), getattr(given, section)
+        if old == new:
+            continue
+        if not isinstance(old, BaseModel):
+            return f"{section} is {new}, was {old}"
+        name = next(name for name in type(old).model_fields if getattr(old, name) != getattr(new, name))
+        return f"{section}.{name} is {getattr(new, name)}, was {getattr(old, name)}"
+    return None
 
 
 def make_optimiser(module: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Adam:
@@ -136,8 +156,8 @@ def require_finite(terms: Mapping[str, torch.Tensor], step: int) -> None:
     for name, value in terms.items():
         if not torch.isfinite(value):
             raise InputError(
-                f"training stopped at step {step}: the {name} loss is {value.item()}; lower its learning rate or "
-                "weight and resume from the last checkpoint."
+                f"training stopped at step {step}: the {name} loss is {value.item()}; begin a new run with "
+                "a lower learning rate or weight for it."
             )
 
 

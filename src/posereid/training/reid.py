@@ -20,6 +20,7 @@ from posereid.training.checkpoint import (
 from posereid.training.loop import (
     RunLog,
     average_buffers,
+    claim_run,
     launch_fabric,
     learning_rate,
     make_optimiser,
@@ -59,7 +60,9 @@ def train_reid(
         recipe.seed,
         generated=recipe.reid.generated_in_quartets,
     )
-    checkpoint = open_run(out, recipe, "reid", tuple(labels), resume=resume)
+    if resume and start:
+        raise InputError("--start and --resume exclude each other: a resumed run goes on from its own weights.")
+    checkpoint = open_run(out, recipe, "reid", train, resume=resume)
     fabric = launch_fabric(recipe.runtime)
     steps = recipe.reid.epochs * sampler.batches_per_epoch
     first_step = checkpoint.step if checkpoint else 0
@@ -82,6 +85,7 @@ def train_reid(
     if checkpoint:
         optimiser.load_state_dict(resume_state(checkpoint)["embedder"])
 
+    claim_run(out, recipe)
     log = RunLog(out, "reid", steps, first_step, fabric, progress)
     generated = sum(crop.generated for crop in train)
     facts = {
@@ -117,7 +121,7 @@ def train_reid(
                 record = {f"loss_{name}": round(term.item(), 6) for name, term in terms.items()}
                 record |= {"epoch": (step - 1) // sampler.batches_per_epoch}
                 record |= {"learning_rate": optimiser.param_groups[0]["lr"]}
-                log.write(step, record, images_per_step=4 * recipe.reid.quartets_per_batch)
+                log.write(step, record, images_per_step=fabric.world_size * batch.labels.numel())
             if saving:
                 average_buffers(fabric, {"embedder": embedder})
                 if fabric.is_global_zero:
@@ -127,6 +131,7 @@ def train_reid(
                         stage="reid",
                         recipe=recipe,
                         identities=tuple(labels),
+                        training_set=train.fingerprint,
                         parts={"embedder": embedder},
                         resume_state=optimiser_states({"embedder": optimiser}),
                         keep=recipe.reid.keep_checkpoints,
