@@ -53,10 +53,11 @@ class Stages:
         if name in self.done and output.exists():
             print(f"{name}: kept from an earlier run.")
             return
-        start, before = time.perf_counter(), self.seconds.get(name, 0.0)
+        start, before = time.perf_counter(), 0.0 if name in self.done else self.seconds.get(name, 0.0)
+        self.done = [other for other in self.done if other != name]
         try:
             work()
-            self.done = [*self.done, name]
+            self.done.append(name)
         finally:
             self.seconds[name] = round(before + time.perf_counter() - start, 1)
             self.save()
@@ -132,8 +133,9 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
 def _open(out: Path, recipe: Recipe) -> Stages:
     path = out / STAGES_FILE
     if path.is_file() and (out / RECIPE_FILE).is_file():
-        # The data's place follows from ``out``, which may have been moved.
-        if read_recipe(out / RECIPE_FILE).model_dump(exclude={"data"}) != recipe.model_dump(exclude={"data"}):
+        # The world's place follows from ``out``, which may have been moved.
+        own = read_recipe(out / RECIPE_FILE)
+        if own.model_dump(exclude={"data": {"root"}}) != recipe.model_dump(exclude={"data": {"root"}}):
             raise InputError(
                 f"{out} holds a demo of another recipe; choose another folder with --out, or move this one away."
             )
