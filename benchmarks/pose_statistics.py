@@ -2,9 +2,9 @@
 
     python benchmarks/pose_statistics.py --height 128 KEYPOINTS.csv [KEYPOINTS.csv ...]
 
-Prints for each file one JSON object: the 5th, 25th, 50th, 75th and 95th percentile of the gap between the shoulders, the rows
-of neck, hips and lower ankle, the shoulders' middle column, and the share of crops that lack each joint. The first and the
-last two are taken over crops with both shoulders and both hips.
+Prints for each file one JSON object: the 5th, 25th, 50th, 75th and 95th percentile of the gap between the shoulders, of
+their middle column, of the rows of neck, hips and lower ankle; the share of crops with both shoulders and both hips,
+over which gap, middle and hips are taken; and the share of crops that lack each joint.
 """
 
 import argparse
