@@ -133,7 +133,7 @@ class Augment:
         recipe = checkpoint.recipe
         settings = recipe.augmentation
         if self.poses_per_crop is not None:
-            settings = type(settings)(**settings.model_dump() | {"poses_per_crop": self.poses_per_crop})
+            settings = settings.changed(poses_per_crop=self.poses_per_crop)
         generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))
         made = augment(
             generator,

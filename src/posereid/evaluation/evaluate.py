@@ -107,7 +107,7 @@ def pick_test_pairs(crops: Sequence[Crop], recipe: EvaluationRecipe) -> list[tup
     """
     if recipe.pairs_file is not None:
         return _pairs_from_file(crops, recipe.pairs_file)
-    groups = [members for members in crops_by_identity(crops, posed=True).values() if len(members) > 1]
+    groups = _pair_groups(crops)
     if not groups:
         raise InputError("no test identity has two crops with both shoulders and both hips; there is no pair to draw.")
     every = [(a, b) for members in groups for a in members for b in members if a != b]
@@ -119,7 +119,11 @@ def pick_test_pairs(crops: Sequence[Crop], recipe: EvaluationRecipe) -> list[tup
 
 def has_pose_pairs(crops: Sequence[Crop]) -> bool:
     """Whether any identity has two crops with both shoulders and both hips."""
-    return any(len(members) > 1 for members in crops_by_identity(crops, posed=True).values())
+    return bool(_pair_groups(crops))
+
+
+def _pair_groups(crops: Sequence[Crop]) -> list[list[int]]:
+    return [members for members in crops_by_identity(crops, posed=True).values() if len(members) > 1]
 
 
 def _pairs_from_file(crops: Sequence[Crop], path: Path) -> list[tuple[int, int]]:

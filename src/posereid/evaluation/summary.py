@@ -49,7 +49,7 @@ def evaluate_run(
     recipe = checkpoint.recipe
     settings = recipe.evaluation
     if pairs is not None:
-        settings = type(settings)(**settings.model_dump() | {"pairs": pairs})
+        settings = settings.changed(pairs=pairs)
     if crops is None:
         data = recipe.data
         if root is None and data.root is None:

@@ -1,5 +1,7 @@
 """Joint training of generator, discriminators and embedder: the loop of equation 14."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +46,7 @@ from posereid.training.loop import (
     RunLog,
     average_buffers,
     claim_run,
+    due,
     launch_fabric,
     learning_rate,
     make_optimiser,
@@ -51,6 +54,7 @@ from posereid.training.loop import (
     optimiser_states,
     ramp,
     require_finite,
+    run_facts,
     seed_step,
     set_learning_rate,
     weight_difference,
@@ -97,7 +101,12 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
     samples = _sample_batch(images, labels, sampler)
     claim_run(out, recipe)
     log = RunLog(out, "joint", steps, first_step, fabric, progress)
-    log.write(first_step, _facts(recipe, train, sampler, steps, fabric))
+    sizes = {
+        "training_crops": len(train),
+        "pose_pairs": sampler.pairs,
+        "pairs_per_epoch": recipe.joint.pairs_per_epoch,
+    }
+    log.write(first_step, run_facts(recipe, steps, fabric) | sizes)
 
     try:
         for step, batch in enumerate(loader, first_step + 1):
@@ -105,16 +114,19 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
             _set_learning_rates(networks, recipe, step - 1, steps)
             terms = training_step(networks, batch.to(fabric.device), recipe, step, fabric)
             log.step()
-            saving = step % recipe.joint.checkpoint_every == 0 or step == steps
-            logging = step % recipe.joint.log_every == 0 or step == steps
+            saving = due(step, recipe.joint.checkpoint_every, steps)
+            logging = due(step, recipe.joint.log_every, steps)
             if saving or logging:
                 require_finite(terms, step)
             if logging:
-                record = {f"loss_{name}": round(value.item(), 6) for name, value in terms.items()}
-                record |= {"epoch": (step - 1) // sampler.batches_per_epoch}
-                record |= {"learning_rate": networks.optimisers["generator"].param_groups[0]["lr"]}
-                log.write(step, record, images_per_step=recipe.joint.batch_size)
-            if step % recipe.joint.sample_every == 0 or step == steps:
+                log.write_terms(
+                    step,
+                    terms,
+                    epoch=(step - 1) // sampler.batches_per_epoch,
+                    learning_rate=networks.optimisers["generator"].param_groups[0]["lr"],
+                    images=recipe.joint.batch_size,
+                )
+            if due(step, recipe.joint.sample_every, steps):
                 _save_samples(networks, samples, out, step, fabric)
             if saving:
                 _save(networks, out, recipe, step, tuple(labels), train.fingerprint, fabric)
@@ -212,18 +224,14 @@ def joint_terms(
     if losses.reconstruction:
         terms["reconstruction"] = reconstruction_loss(generated.float(), target)
     if conditions:
-        with fabric.autocast():
+        judges = [networks.plain[name] for name in conditions]
+        with fabric.autocast(), _frozen(judges):
             terms["adversarial"] = torch.stack(
                 [
-                    generator_adversarial_loss(
-                        _frozen(networks.plain[name])(condition, generated).float(),
-                        saturating=losses.saturating,
-                    )
-                    for name, condition in conditions.items()
+                    generator_adversarial_loss(judge(condition, generated).float(), saturating=losses.saturating)
+                    for judge, condition in zip(judges, conditions.values(), strict=True)
                 ]
             ).sum()
-            for name in conditions:
-                networks.plain[name].requires_grad_(True)
     if "embedder" in networks.plain:
         # One pass over the three kinds of image: normalisation sees real and generated crops together.
         embedded = networks.wrapped["embedder"](torch.cat([source, target, generated.to(source.dtype)]))
@@ -249,8 +257,15 @@ def _batch_quartet_loss(
     return quartet_loss(anchor, positive, negative, other, losses.margin, losses.intra_margin)
 
 
-def _frozen(module: nn.Module) -> nn.Module:
-    return module.requires_grad_(False)
+@contextmanager
+def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
 
 
 def _ordered(maps: Tensor, recipe: Recipe) -> Tensor:
@@ -341,15 +356,3 @@ def _save_samples(networks: Networks, batch: PosePairBatch, out: Path, step: int
     drawn = generator(to_float(device_batch.source_images), device_batch.source_poses, device_batch.target_poses)
     generator.train()
     save_png(out / "samples" / f"step-{step:08d}.png", pose_pair_sheet(batch, drawn))
-
-
-def _facts(recipe: Recipe, train: CropTable, sampler: PosePairSampler, steps: int, fabric: Fabric) -> dict[str, object]:
-    return {
-        "seed": recipe.seed,
-        "device": str(fabric.device),
-        "processes": fabric.world_size,
-        "training_crops": len(train),
-        "pose_pairs": sampler.pairs,
-        "pairs_per_epoch": recipe.joint.pairs_per_epoch,
-        "steps": steps,
-    }

@@ -151,6 +151,21 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
 
 
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and after the last one, happens after ``step``."""
+    return step % every == 0 or step == steps
+
+
+def run_facts(recipe: Recipe, steps: int, fabric: Fabric) -> dict[str, Any]:
+    """What the first record of every log says."""
+    return {
+        "seed": recipe.seed,
+        "device": str(fabric.device),
+        "processes": fabric.world_size,
+        "steps": steps,
+    }
+
+
 def require_finite(terms: Mapping[str, torch.Tensor], step: int) -> None:
     """Raise InputError naming the step and the first loss term that is not a finite number."""
     for name, value in terms.items():
@@ -220,6 +235,13 @@ class RunLog:
                 self._board.add_scalar(f"{self.stage}/{name}", value, step)
         losses = {n.removeprefix("loss_"): f"{v:.3f}" for n, v in record.items() if n.startswith("loss_")}
         self.bar.set_postfix(losses, refresh=False)
+
+    def write_terms(
+        self, step: int, terms: Mapping[str, Tensor], *, epoch: int, learning_rate: float, images: int
+    ) -> None:
+        """Write the loss terms of a step of ``images`` images."""
+        record: dict[str, Any] = {f"loss_{name}": round(term.item(), 6) for name, term in terms.items()}
+        self.write(step, record | {"epoch": epoch, "learning_rate": learning_rate}, images_per_step=images)
 
     def close(self) -> None:
         """Flush and end."""

@@ -21,12 +21,14 @@ from posereid.training.loop import (
     RunLog,
     average_buffers,
     claim_run,
+    due,
     launch_fabric,
     learning_rate,
     make_optimiser,
     open_run,
     optimiser_states,
     require_finite,
+    run_facts,
     seed_step,
     set_learning_rate,
     weight_difference,
@@ -88,13 +90,8 @@ def train_reid(
     claim_run(out, recipe)
     log = RunLog(out, "reid", steps, first_step, fabric, progress)
     generated = sum(crop.generated for crop in train)
-    facts = {
-        "seed": recipe.seed,
-        "device": str(fabric.device),
-        "processes": fabric.world_size,
-        "steps": steps,
-    }
-    log.write(first_step, facts | {"real_crops": len(train) - generated, "generated_crops": generated})
+    sizes = {"real_crops": len(train) - generated, "generated_crops": generated}
+    log.write(first_step, run_facts(recipe, steps, fabric) | sizes)
     try:
         for step, batch in enumerate(loader, first_step + 1):
             seed_step(recipe.seed, step, fabric.global_rank)
@@ -113,15 +110,18 @@ def train_reid(
             fabric.backward(weighted_sum({n: t for n, t in terms.items() if weights[n]}, weights))
             optimiser.step()
             log.step()
-            saving = step % recipe.reid.checkpoint_every == 0 or step == steps
-            logging = step % recipe.reid.log_every == 0 or step == steps
+            saving = due(step, recipe.reid.checkpoint_every, steps)
+            logging = due(step, recipe.reid.log_every, steps)
             if saving or logging:
                 require_finite(terms, step)
             if logging:
-                record = {f"loss_{name}": round(term.item(), 6) for name, term in terms.items()}
-                record |= {"epoch": (step - 1) // sampler.batches_per_epoch}
-                record |= {"learning_rate": optimiser.param_groups[0]["lr"]}
-                log.write(step, record, images_per_step=fabric.world_size * batch.labels.numel())
+                log.write_terms(
+                    step,
+                    terms,
+                    epoch=(step - 1) // sampler.batches_per_epoch,
+                    learning_rate=optimiser.param_groups[0]["lr"],
+                    images=fabric.world_size * batch.labels.numel(),
+                )
             if saving:
                 average_buffers(fabric, {"embedder": embedder})
                 if fabric.is_global_zero:
