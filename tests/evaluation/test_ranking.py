@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posereid.errors import InputError
-from posereid.evaluation.ranking import distance_matrix, rank_gallery, ranked_matches
+from posereid.evaluation.distances import DistanceTable, FeatureDistances, distance_matrix
+from posereid.evaluation.ranking import rank_features, rank_gallery, ranked_matches
 
 REFERENCE = Path(os.environ.get("POSEREID_REFERENCE", Path(__file__).parents[3] / "shared" / "market1501"))
 
@@ -46,18 +47,18 @@ def naive_query(distances, identity, camera, gallery_identities, gallery_cameras
     return first, at_hits / total, trapezoid, total / last
 
 
-def check_against_naive(distances, queries, gallery, max_rank, rows=None):
+def check_against_naive(distances, queries, gallery, max_rank, naive=naive_query):
     """Compare all a result says with the naive evaluator; queries and gallery are (identities, cameras)."""
     (query_ids, query_cams), (gallery_ids, gallery_cams) = queries, gallery
     answers = [
-        naive_query(
-            distances[row].tolist(),
+        naive(
+            distances[row],
             query_ids[row],
             None if query_cams is None else query_cams[row],
-            list(gallery_ids),
-            None if gallery_cams is None else list(gallery_cams),
+            gallery_ids,
+            gallery_cams,
         )
-        for row in (range(len(query_ids)) if rows is None else rows)
+        for row in range(len(query_ids))
     ]
     matched = [answer for answer in answers if answer is not None]
     arguments = (distances, query_ids, gallery_ids, query_cams, gallery_cams)
@@ -69,26 +70,22 @@ def check_against_naive(distances, queries, gallery, max_rank, rows=None):
     trapezoid = rank_gallery(*arguments, max_rank=max_rank, average_precision="trapezoid")
     assert hits.average_precision == "hits"
     assert trapezoid.average_precision == "trapezoid"
-    chosen = slice(None) if rows is None else rows
-    assert hits.first_hit_ranks[chosen].tolist() == [0 if answer is None else answer[0] for answer in answers]
+    assert hits.first_hit_ranks.tolist() == [0 if answer is None else answer[0] for answer in answers]
     for got, position in (
         (hits.average_precisions, 1),
         (trapezoid.average_precisions, 2),
         (hits.inverse_negative_penalties, 3),
     ):
         wanted = [np.nan if answer is None else answer[position] for answer in answers]
-        np.testing.assert_allclose(got[chosen], wanted, rtol=0, atol=1e-12)
-    if rows is not None:
-        assert hits.evaluated_queries + hits.unmatched_queries == len(query_ids)
-    else:
-        assert hits.evaluated_queries == len(matched)
-        assert hits.unmatched_queries == len(answers) - len(matched)
-        cmc = [sum(answer[0] <= k for answer in matched) / len(matched) for k in range(1, max_rank + 1)]
-        assert hits.cmc.tolist() == cmc
-        assert hits.rank1 == cmc[0]
-        assert hits.mean_average_precision == pytest.approx(np.mean([a[1] for a in matched]), abs=1e-12)
-        assert trapezoid.mean_average_precision == pytest.approx(np.mean([a[2] for a in matched]), abs=1e-12)
-        assert hits.mean_inverse_negative_penalty == pytest.approx(np.mean([a[3] for a in matched]), abs=1e-12)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+    assert hits.evaluated_queries == len(matched)
+    assert hits.unmatched_queries == len(answers) - len(matched)
+    cmc = [sum(answer[0] <= k for answer in matched) / len(matched) for k in range(1, max_rank + 1)]
+    assert hits.cmc.tolist() == cmc
+    assert hits.rank1 == cmc[0]
+    assert hits.mean_average_precision == pytest.approx(np.mean([a[1] for a in matched]), abs=1e-12)
+    assert trapezoid.mean_average_precision == pytest.approx(np.mean([a[2] for a in matched]), abs=1e-12)
+    assert hits.mean_inverse_negative_penalty == pytest.approx(np.mean([a[3] for a in matched]), abs=1e-12)
 
 
 @st.composite
@@ -138,21 +135,49 @@ def market():
     return [np.loadtxt(file, int, delimiter=",", skiprows=1, unpack=True) for file in files]
 
 
+def numpy_query(distances, identity, camera, gallery_identities, gallery_cameras):
+    """:func:`naive_query` for thousands of crops: the same steps, each over the whole ranked list."""
+    kept = (gallery_identities != -1) & ~((gallery_identities == identity) & (gallery_cameras == camera))
+    order = np.argsort(distances[kept], kind="stable")
+    right = gallery_identities[kept][order] == identity
+    if not right.any():
+        return None
+    places, hits, total = np.arange(1, len(right) + 1), right.cumsum(), right.sum()
+    precision = hits / places
+    earlier = np.concatenate([[1.0], precision[:-1]])
+    return (
+        places[right][0],
+        precision[right].mean(),
+        ((precision + earlier) / 2)[right].sum() / total,
+        total / places[right][-1],
+    )
+
+
 @pytest.mark.parametrize("levels", [None, 100], ids=["no ties", "100 distinct distances"])
 def test_full_size_market_agrees_with_the_naive_evaluator(market, levels):
     queries, gallery = market
-    assert (len(queries[0]), len(gallery[0])) == (3368, 19732)
-    rng = np.random.default_rng(0)
     shape = (len(queries[0]), len(gallery[0]))
+    assert shape == (3368, 19732)
+    rng = np.random.default_rng(0)
     if levels is None:
         distances = rng.random(shape, np.float32)
         # Right crops nearer on the whole, so that the figures are not all next to zero.
         distances[queries[0][:, None] == gallery[0]] *= 0.02
     else:
         distances = rng.integers(0, levels, shape).astype(np.float32)
-    check_against_naive(
-        distances, queries, gallery, 50, rows=rng.choice(shape[0], 200 if levels is None else 20, False)
-    )
+    check_against_naive(distances, queries, gallery, 50, naive=numpy_query)
+
+
+@settings(max_examples=100, deadline=None)
+@given(searches())
+def test_the_two_naive_evaluators_agree(search):
+    distances, (query_ids, query_cams), (gallery_ids, gallery_cams) = search
+    for row, identity in enumerate(query_ids):
+        camera = query_cams[row] if query_cams else None
+        slow = naive_query(distances[row].tolist(), identity, camera, gallery_ids, gallery_cams)
+        cameras = np.array(gallery_cams) if gallery_cams else np.zeros(len(gallery_ids))
+        fast = numpy_query(distances[row], identity, camera, np.array(gallery_ids), cameras)
+        assert fast == (None if slow is None else pytest.approx(slow, abs=1e-12))
 
 
 def test_junk_is_dropped_and_distractors_stay():
@@ -243,44 +268,69 @@ def test_ranked_matches_names_wrong_input(wrong):
         ranked_matches([[0.1]], [1], [1], **wrong)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_distances_agree_with_the_definition(metric, dtype, monkeypatch):
-    monkeypatch.setattr("posereid.evaluation.ranking._BLOCK_ELEMENTS", 20)  # several blocks
-    rng = np.random.default_rng(1)
-    queries, gallery = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(9, 5)).astype(dtype)
-    got = distance_matrix(queries, gallery, metric)
-    assert got.dtype == dtype
-    for row, query in enumerate(queries):
-        for column, crop in enumerate(gallery):
-            wanted = (
-                1 - query @ crop / np.linalg.norm(query) / np.linalg.norm(crop)
-                if metric == "cosine"
-                else np.linalg.norm(query - crop)
-            )
-            assert got[row, column] == pytest.approx(wanted, abs=1e-6)
+def test_ranking_features_is_ranking_their_distances(metric, monkeypatch):
+    rng = np.random.default_rng(3)
+    query_ids, gallery_ids = rng.integers(1, 9, 40), rng.integers(-1, 9, 90)
+    query_cams, gallery_cams = rng.integers(0, 3, 40), rng.integers(0, 3, 90)
+    query, gallery = rng.normal(size=(40, 16)), rng.normal(size=(90, 16))
+    labels = (query_ids, gallery_ids, query_cams, gallery_cams)
+    wanted = rank_gallery(distance_matrix(query, gallery, metric), *labels, average_precision="trapezoid")
+    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 300)  # several blocks
+    for device in (None, "cpu", torch.device("cpu")):
+        result = rank_features(query, gallery, *labels, metric=metric, device=device, average_precision="trapezoid")
+        assert result.cmc.tolist() == wanted.cmc.tolist()
+        np.testing.assert_array_equal(result.average_precisions, wanted.average_precisions)
+    head = ranked_matches(FeatureDistances.of(query, gallery, metric), *labels, query_index=7, top=5)
+    assert (
+        head.gallery_indices.tolist()
+        == naive_ranked_list(
+            distance_matrix(query, gallery, metric)[7], query_ids[7], query_cams[7], gallery_ids, gallery_cams
+        )[:5]
+    )
 
 
-def test_small_euclidean_distances_survive_large_features():
-    base = np.full((1, 64), 100, np.float32)
-    other = base.copy()
-    other[0, 0] += 0.01
-    assert distance_matrix(base, other, "euclidean")[0, 0] == pytest.approx(0.01, rel=1e-3)
+def test_ranking_features_never_holds_many_distances(monkeypatch):
+    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 1000)
+    seen = []
+    plain = FeatureDistances.rows
 
+    def counted(self, start, stop):
+        block = plain(self, start, stop)
+        seen.append(block.size)
+        return block
 
-def test_zero_features_are_at_cosine_distance_one():
-    assert distance_matrix(torch.zeros(1, 3), torch.ones(2, 3)).tolist() == [[1.0, 1.0]]
+    monkeypatch.setattr(FeatureDistances, "rows", counted)
+    rng = np.random.default_rng(0)
+    rank_features(rng.normal(size=(50, 8)), rng.normal(size=(100, 8)), np.arange(1, 51), np.arange(1, 101))
+    assert sum(seen) == 50 * 100
+    assert max(seen) <= 1000
 
 
 @pytest.mark.parametrize(
-    ("queries", "gallery", "metric", "message"),
+    ("changes", "message"),
     [
-        ([[1.0, 2.0]], [[1.0]], "cosine", "same network"),
-        ([[np.nan]], [[1.0]], "cosine", "Row 0 of query_features is not finite"),
-        ([1.0], [[1.0]], "cosine", "two dimensions"),
-        ([[1.0]], [[1.0]], "manhattan", "choose cosine or euclidean"),
+        ({"query_features": [[np.nan, 1.0]]}, "Row 0 of query_features is not finite"),
+        ({"gallery_features": [[1.0, 1.0], [np.inf, 1.0]]}, "Row 1 of gallery_features is not finite"),
+        ({"gallery_features": [[1.0], [2.0]]}, "same network"),
+        ({"query_features": [["a", "b"]]}, "table of numbers"),
+        ({"query_features": np.empty((0, 2)), "query_identities": []}, "no query"),
+        ({"query_identities": [1, 2]}, r"query_identities has shape \(2,\), but there are 1 queries"),
+        ({"query_identities": [3]}, "1 have none at all"),
+        ({"metric": "hamming"}, "choose cosine or euclidean"),
     ],
 )
-def test_distance_matrix_names_wrong_input(queries, gallery, metric, message):
+def test_ranking_features_names_wrong_input(changes, message):
+    arguments = {
+        "query_features": [[0.0, 1.0]],
+        "gallery_features": [[1.0, 1.0], [0.0, 1.0]],
+        "query_identities": [1],
+        "gallery_identities": [1, 2],
+    }
     with pytest.raises(InputError, match=message):
-        distance_matrix(queries, gallery, metric)
+        rank_features(**(arguments | changes))
+
+
+def test_a_table_of_distances_is_taken_as_it_is():
+    table = DistanceTable(np.array([[0.1, 0.2, 0.3]]))
+    assert rank_gallery(table, [5], [-1, 0, 5]).first_hit_ranks.tolist() == [2]

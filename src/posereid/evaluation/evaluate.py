@@ -16,8 +16,9 @@ from posereid.data.readers import read_rows
 from posereid.data.sampling import crops_by_identity
 from posereid.embedder import Embedder
 from posereid.errors import InputError
+from posereid.evaluation.distances import distance_matrix
 from posereid.evaluation.image_quality import TrivialAnswers, map_mean, pose_mask, similarity_map
-from posereid.evaluation.ranking import RankingResult, distance_matrix, rank_gallery
+from posereid.evaluation.ranking import RankingResult, rank_gallery
 from posereid.features import embed_crops
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.progress import progress_bar

@@ -122,10 +122,8 @@ def as_table(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 def _labels(labels: npt.ArrayLike, name: str, expected: int) -> npt.NDArray[Any]:
     array = as_array(labels)
     if array.ndim != 1 or len(array) != expected:
-        side = "rows" if name.startswith("query") else "columns"
-        raise InputError(
-            f"{name} has shape {array.shape}, but distances has {expected} {side}; one value per crop is expected."
-        )
+        side = "queries" if name.startswith("query") else "gallery crops"
+        raise InputError(f"{name} has shape {array.shape}, but there are {expected} {side}; give one value per crop.")
     if len(array) and array.dtype.kind not in "iuUS":
         raise InputError(f"{name} holds values of type {array.dtype}; whole numbers or strings are expected.")
     return array

@@ -12,13 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from posereid.errors import InputError
-from posereid.evaluation.protocol import RankingProtocol, as_array, as_table
+from posereid.evaluation.distances import (
+    Distances,
+    FeatureDistances,
+    Metric,
+    Table,
+    as_distances,
+    finite_block,
+    finite_blocks,
+)
+from posereid.evaluation.protocol import RankingProtocol
 
 AveragePrecision = Literal["hits", "trapezoid"]
-Metric = Literal["cosine", "euclidean"]
-
-# Elements of the distance matrix that are looked at together: 16 MB of float32.
-_BLOCK_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +71,7 @@ class RankedMatches(NamedTuple):
 
 
 def rank_gallery(
-    distances: npt.ArrayLike,
+    distances: npt.ArrayLike | Distances,
     query_identities: npt.ArrayLike,
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike | None = None,
@@ -99,15 +104,62 @@ def rank_gallery(
     >>> rank_gallery([[0.5, 0.5]], [7], [8, 7]).rank1, rank_gallery([[0.5, 0.5]], [7], [7, 8]).rank1
     (0.0, 1.0)
     """
+    return _rank(
+        as_distances(distances),
+        (query_identities, gallery_identities, query_cameras, gallery_cameras),
+        max_rank,
+        average_precision,
+    )
+
+
+def rank_features(
+    query_features: npt.ArrayLike,
+    gallery_features: npt.ArrayLike,
+    query_identities: npt.ArrayLike,
+    gallery_identities: npt.ArrayLike,
+    query_cameras: npt.ArrayLike | None = None,
+    gallery_cameras: npt.ArrayLike | None = None,
+    *,
+    metric: Metric = "cosine",
+    device: Any = None,
+    max_rank: int = 50,
+    average_precision: AveragePrecision = "hits",
+) -> RankingResult:
+    """:func:`rank_gallery` for features (Q, D) and (G, D), without ever holding the (Q, G) distances.
+
+    Distances are worked out for a block of queries at a time, as
+    :meth:`posereid.evaluation.distances.FeatureDistances.of` defines them, on ``device`` (as torch names it; by
+    default NumPy does it), so memory does not grow with queries times gallery. Raises :class:`InputError` as :func:`rank_gallery` does, and for features that
+    are not finite or of different length.
+
+    >>> rank_features([[1.0, 0.0]], [[0.0, 1.0], [2.0, 0.1]], [7], [8, 7]).rank1
+    1.0
+    """
+    return _rank(
+        as_distances(FeatureDistances.of(query_features, gallery_features, metric, device=device)),
+        (query_identities, gallery_identities, query_cameras, gallery_cameras),
+        max_rank,
+        average_precision,
+    )
+
+
+def _rank(
+    distances: Distances,
+    labels: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None, npt.ArrayLike | None],
+    max_rank: int,
+    average_precision: AveragePrecision,
+) -> RankingResult:
     if max_rank < 1:
         raise InputError(f"max_rank is {max_rank}; it must be at least 1.")
     if average_precision not in get_args(AveragePrecision):
         choices = " or ".join(get_args(AveragePrecision))
         raise InputError(f"average_precision is {average_precision!r}; choose {choices}.")
-    matrix = _distance_table(distances)
-    protocol = RankingProtocol.of(matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras)
+    queries = distances.shape[0]
+    protocol = RankingProtocol.of(distances.shape, *labels)
     per_query = [
-        ranks for start, block in _finite_blocks(matrix, protocol) for ranks in _hit_ranks(start, block, protocol)
+        ranks
+        for start, block in finite_blocks(distances, protocol.kept)
+        for ranks in _hit_ranks(start, block, protocol)
     ]
     counts = np.array([len(ranks) for ranks in per_query], np.int64)
     matched = counts > 0
@@ -116,7 +168,7 @@ def rank_gallery(
 
     # Every right crop of every query in one run: `ranks` ascends within a query, `nth` counts 1, 2, … there.
     ranks = np.concatenate(per_query)
-    owner = np.repeat(np.arange(len(matrix)), counts)
+    owner = np.repeat(np.arange(queries), counts)
     ends = np.cumsum(counts)
     nth = np.arange(len(ranks)) - (ends - counts)[owner] + 1
     precision = nth / ranks
@@ -124,10 +176,10 @@ def rank_gallery(
         earlier = np.where(ranks > 1, (nth - 1) / np.maximum(ranks - 1, 1), 1.0)
         precision = (precision + earlier) / 2
 
-    average_precisions = np.full(len(matrix), np.nan)
-    penalties = np.full(len(matrix), np.nan)
-    first_hits = np.zeros(len(matrix), np.int64)
-    average_precisions[matched] = np.bincount(owner, precision, len(matrix))[matched] / counts[matched]
+    average_precisions = np.full(queries, np.nan)
+    penalties = np.full(queries, np.nan)
+    first_hits = np.zeros(queries, np.int64)
+    average_precisions[matched] = np.bincount(owner, precision, queries)[matched] / counts[matched]
     penalties[matched] = counts[matched] / ranks[ends[matched] - 1]
     first_hits[matched] = ranks[nth == 1]
     hits_at_rank = np.bincount(np.minimum(first_hits[matched], max_rank + 1), minlength=max_rank + 2)
@@ -140,13 +192,13 @@ def rank_gallery(
         inverse_negative_penalties=penalties,
         first_hit_ranks=first_hits,
         evaluated_queries=evaluated,
-        unmatched_queries=len(matrix) - evaluated,
+        unmatched_queries=queries - evaluated,
         average_precision=average_precision,
     )
 
 
 def ranked_matches(
-    distances: npt.ArrayLike,
+    distances: npt.ArrayLike | Distances,
     query_identities: npt.ArrayLike,
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike | None = None,
@@ -167,61 +219,18 @@ def ranked_matches(
     """
     if top < 1:
         raise InputError(f"top is {top}; it must be at least 1.")
-    matrix = _distance_table(distances)
-    protocol = RankingProtocol.of(matrix.shape, query_identities, gallery_identities, query_cameras, gallery_cameras)
-    if not 0 <= query_index < len(matrix):
-        raise InputError(f"query_index is {query_index}; there are {len(matrix)} queries, counted from 0.")
-    row = _finite_block(matrix, protocol, query_index, query_index + 1)[0]
+    source = as_distances(distances)
+    protocol = RankingProtocol.of(source.shape, query_identities, gallery_identities, query_cameras, gallery_cameras)
+    if not 0 <= query_index < source.shape[0]:
+        raise InputError(f"query_index is {query_index}; there are {source.shape[0]} queries, counted from 0.")
+    row = finite_block(source.select(protocol.kept), protocol.kept, query_index, query_index + 1)[0]
     matches, dropped = protocol.split(query_index)
     row[dropped] = np.inf
     order = np.argsort(row, kind="stable")[: min(top, len(row) - len(dropped))]
     return RankedMatches(protocol.kept[order].astype(np.int64), np.isin(order, matches))
 
 
-def distance_matrix(
-    query_features: npt.ArrayLike, gallery_features: npt.ArrayLike, metric: Metric = "cosine"
-) -> npt.NDArray[np.floating[Any]]:
-    """Distances (Q, G) between features (Q, D) and (G, D); float64 where one of the two is, else float32.
-
-    ``"cosine"`` is 1 - cosine similarity, in [0, 2], and 1 where a feature is all zero; ``"euclidean"`` is
-    the plain L2 distance. Worked out in blocks of queries, so that little memory beyond the answer is used.
-    Raises :class:`InputError` for features that are not finite, not two-dimensional or of different length.
-
-    >>> distance_matrix([[1.0, 0.0]], [[2.0, 0.0], [0.0, 3.0]]).tolist()
-    [[0.0, 1.0]]
-    >>> distance_matrix([[0.0, 0.0]], [[3.0, 4.0]], "euclidean").tolist()
-    [[5.0]]
-    """
-    if metric not in get_args(Metric):
-        raise InputError(f"metric is {metric!r}; choose {' or '.join(get_args(Metric))}.")
-    queries = _feature_table(query_features, "query_features")
-    gallery = _feature_table(gallery_features, "gallery_features")
-    if queries.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"Query features have {queries.shape[1]} numbers each and gallery features {gallery.shape[1]}; "
-            "both must come from the same network."
-        )
-    distances = np.empty((len(queries), len(gallery)), np.result_type(queries, gallery))
-    rows = _rows_per_block(len(gallery))
-    if metric == "cosine":
-        queries, gallery = _unit_length(queries), _unit_length(gallery)
-        for start in range(0, len(queries), rows):
-            similarities = queries[start : start + rows] @ gallery.T
-            np.clip(1 - similarities, 0, 2, out=distances[start : start + rows])
-        return distances
-    # |a|² + |b|² - 2ab loses the digits of a small distance, hence double precision.
-    gallery = gallery.astype(np.float64)
-    gallery_squares = np.einsum("gd,gd->g", gallery, gallery)
-    for start in range(0, len(queries), rows):
-        block = queries[start : start + rows].astype(np.float64)
-        squares = np.einsum("qd,qd->q", block, block)[:, None] + gallery_squares - 2 * (block @ gallery.T)
-        distances[start : start + rows] = np.sqrt(np.maximum(squares, 0))
-    return distances
-
-
-def _hit_ranks(
-    first_query: int, block: npt.NDArray[np.floating[Any]], protocol: RankingProtocol
-) -> Iterator[npt.NDArray[np.int64]]:
+def _hit_ranks(first_query: int, block: Table, protocol: RankingProtocol) -> Iterator[npt.NDArray[np.int64]]:
     """Ascending 1-based ranks of the right crops, query by query.
 
     ``block`` (queries, kept gallery) is overwritten. A rank counts the smaller distances, so sorted values
@@ -241,54 +250,3 @@ def _hit_ranks(
             same = values == value
             ahead[same] += np.searchsorted(np.flatnonzero(row == value), hits[same])
         yield ahead.astype(np.int64) + 1
-
-
-def _rows_per_block(columns: int) -> int:
-    return max(1, _BLOCK_ELEMENTS // max(1, columns))
-
-
-def _finite_blocks(
-    matrix: npt.NDArray[Any], protocol: RankingProtocol
-) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
-    """The first query and the distances of each block, see :func:`_finite_block`."""
-    rows = _rows_per_block(len(protocol.kept))
-    for start in range(0, len(matrix), rows):
-        yield start, _finite_block(matrix, protocol, start, start + rows)
-
-
-def _finite_block(
-    matrix: npt.NDArray[Any], protocol: RankingProtocol, start: int, stop: int
-) -> npt.NDArray[np.floating[Any]]:
-    """A writable copy of some rows without junk columns, floating point, checked to be finite."""
-    part, kept = matrix[start:stop], protocol.kept
-    # Keeping float32 and float64 as they are keeps ties as they are.
-    dtype = part.dtype if part.dtype in (np.float32, np.float64) else np.float64
-    block = np.array(part if len(kept) == part.shape[1] else part[:, kept], dtype, order="C")
-    if not np.isfinite(block).all():
-        row, column = np.argwhere(~np.isfinite(block))[0]
-        raise InputError(
-            f"The distance of query {start + row} to gallery crop {kept[column]} is {block[row, column]}; "
-            "distances must be finite, so look for NaN in the features."
-        )
-    return block
-
-
-def _distance_table(distances: npt.ArrayLike) -> npt.NDArray[Any]:
-    distances = as_array(distances)
-    if distances.shape[:1] == (0,):
-        raise InputError("distances has no rows: there is no query to evaluate.")
-    return as_table(distances, "distances")
-
-
-def _feature_table(features: npt.ArrayLike, name: str) -> npt.NDArray[np.floating[Any]]:
-    table = as_table(features, name)
-    table = table.astype(np.float64 if table.dtype == np.float64 else np.float32, copy=False)
-    if not np.isfinite(table).all():
-        crop = np.flatnonzero(~np.isfinite(table).all(1))[0]
-        raise InputError(f"Row {crop} of {name} is not finite; look for NaN in the network's weights.")
-    return table
-
-
-def _unit_length(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
