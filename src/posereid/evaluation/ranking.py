@@ -129,8 +129,8 @@ def rank_features(
 
     Distances are worked out for a block of queries at a time, as
     :meth:`posereid.evaluation.distances.FeatureDistances.of` defines them, on ``device`` (as torch names it; by
-    default NumPy does it), so memory does not grow with queries times gallery. Raises :class:`InputError` as :func:`rank_gallery` does, and for features that
-    are not finite or of different length.
+    default NumPy does it), so memory does not grow with queries times gallery. Raises :class:`InputError` as
+    :func:`rank_gallery` does, and for features that are not finite or of different length.
 
     >>> rank_features([[1.0, 0.0]], [[0.0, 1.0], [2.0, 0.1]], [7], [8, 7]).rank1
     1.0
