@@ -21,6 +21,7 @@ from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.files import write_keypoints
 from posereid.pose.joints import Joints
 from posereid.pose.maps import heat_maps
+from posereid.pose.names import NAME_EXAMPLES
 from posereid.progress import progress_bar
 
 MANIFEST_COLUMNS = ("name", "source", "target_pose", "identity", "camera", "checkpoint")
@@ -123,7 +124,7 @@ def augment(
             joints[drawing.name] = pose
         write_keypoints(joints, partial / "market-annotation-train.csv")
         write_atomically(partial / "manifest.csv", _manifest(train, drawings, checkpoint))
-        if crops.layout not in ("market1501", "dukemtmc"):
+        if crops.layout not in NAME_EXAMPLES:
             write_atomically(partial / "crops.csv", _own_csv(train, drawings))
         about = {
             "source_root": crops.root.name,

@@ -62,7 +62,7 @@ class Check:
 
     root: tyro.conf.Positional[Path]
     """Folder of the set, or a CSV with path,identity,camera."""
-    layout: Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"] = "auto"
+    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"] = "auto"
     """Layout of the folder."""
     keypoints: tuple[Path, ...] | None = None
     """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""

@@ -26,7 +26,7 @@ class DataRecipe(_Section):
     """Which crops to read, and their size."""
 
     root: Path | None = Field(None, description="Folder of the data set, or a CSV with path,identity,camera.")
-    layout: Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"] = Field(
+    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"] = Field(
         "auto", description="Layout of the folder; auto looks at what is there."
     )
     keypoints: tuple[Path, ...] | None = Field(

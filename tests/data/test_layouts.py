@@ -98,6 +98,19 @@ def test_duke_is_told_by_its_names_and_its_withdrawal_noted(tmp_path: Path) -> N
     assert "0002_c1s1_000451_03.jpg" in problem_with(tmp_path, "market1501")
 
 
+def test_cuhk03_of_the_767_700_protocol_is_told_by_its_names(tmp_path: Path) -> None:
+    for release in ("labeled", "detected"):
+        touch(tmp_path / release / "bounding_box_train", ["0001_c1_1.png", "0001_c2_6.png"])
+        touch(tmp_path / release / "query", ["0003_c1_22.png", "0003_c2_27.png"])
+        touch(tmp_path / release / "bounding_box_test", ["0003_c1_21.jpg", "0003_c2_30.png", "cuhk.txt.png"])
+    table = load_crops(tmp_path / "labeled")
+    assert table.layout == "cuhk03"
+    assert [(crop.identity, crop.camera) for crop in table.query] == [(3, 1), (3, 2)]
+    assert len(table.train) == len(table.gallery) == 2
+    assert table.unparsed == ("bounding_box_test/cuhk.txt.png",)
+    assert "2 sets" in problem_with(tmp_path)
+
+
 def test_a_set_of_36000_files_is_listed_whole(tmp_path: Path) -> None:
     folder = tmp_path / "bounding_box_train"
     folder.mkdir()

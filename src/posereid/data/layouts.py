@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from posereid.data.readers import (
 from posereid.messages import complaint, shown
 from posereid.pose.files import read_keypoints
 from posereid.pose.joints import Joints
+from posereid.pose.names import NAME_EXAMPLES, NameStyle
 
-Layout = Literal["auto", "market1501", "dukemtmc", "msmt17", "csv"]
+Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"]
 
 MANIFEST = "manifest.csv"
 """In the root of a generated set: which crop was drawn from which source in whose pose."""
@@ -33,13 +34,14 @@ MANIFEST = "manifest.csv"
 MASK_FOLDER = "foreground_masks"
 CROPS_CSV = "crops.csv"
 _KEYPOINT_PATTERNS = tuple(f"*annotation-{name}.csv" for name in ("train", "query", "test"))
-_MARKET_SHAPE = f"the folders {', '.join(MARKET_FOLDERS)} (Market-1501, DukeMTMC-reID)"
+_MARKET_SHAPE = f"the folders {', '.join(MARKET_FOLDERS)} (Market-1501, DukeMTMC-reID, CUHK03)"
 _MSMT17_SHAPE = f"{' and '.join(MSMT17_FOLDERS[0])} with {', '.join(MSMT17_LISTS)} (MSMT17)"
 _CSV_SHAPE = f"a {CROPS_CSV} with the columns path,identity,camera"
 _SHAPES: dict[Layout, str] = {
     "auto": f"{_MARKET_SHAPE}, or {_MSMT17_SHAPE}, or {_CSV_SHAPE}",
     "market1501": _MARKET_SHAPE,
     "dukemtmc": _MARKET_SHAPE,
+    "cuhk03": _MARKET_SHAPE,
     "msmt17": _MSMT17_SHAPE,
     "csv": _CSV_SHAPE,
 }
@@ -51,7 +53,8 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
     ``root`` is the folder of the set, or the CSV file of a set of one's own. A folder that holds the set in
     its one subfolder will do. Layouts:
 
-    - ``market1501``, ``dukemtmc``: ``bounding_box_train``, ``query``, ``bounding_box_test``, at least one of
+    - ``market1501``, ``dukemtmc``, ``cuhk03`` (the release of the 767/700 protocol, either of its folders
+      ``labeled`` and ``detected``): ``bounding_box_train``, ``query``, ``bounding_box_test``, at least one of
       them; identity and camera stand in the names.
     - ``msmt17``: the lists and folders of either release, see
       :func:`~posereid.data.readers.read_msmt17` for its identities.
@@ -79,7 +82,7 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
     crops = _with_manifest(crops, folder, reading)
     crops = _with_masks(crops, folder)
     paths = _keypoint_paths(given, folder, keypoints)
-    crops = _with_joints(crops, paths, reading, names_identify=found in ("market1501", "dukemtmc"))
+    crops = _with_joints(crops, paths, reading, names_identify=found in NAME_EXAMPLES)
     return CropTable(
         root=folder,
         layout=found,
@@ -131,7 +134,7 @@ def _kind(folder: Path, layout: Layout) -> str | None:
     own = (folder / CROPS_CSV).is_file()
     if own and layout in ("auto", "csv"):
         return "csv"
-    if market and layout in ("market1501", "dukemtmc"):
+    if market and layout in NAME_EXAMPLES:
         return layout
     if market and layout == "auto":
         return "market"
@@ -158,7 +161,7 @@ def _read(home: Path, kind: str) -> tuple[Reading, str]:
         return read_msmt17(home), kind
     if kind == "market":
         return read_market_folders(home, None)
-    return read_market_folders(home, "dukemtmc" if kind == "dukemtmc" else "market1501")
+    return read_market_folders(home, cast(NameStyle, kind))
 
 
 def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop]:

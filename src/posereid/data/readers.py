@@ -66,7 +66,7 @@ def image_names(folder: Path) -> list[str]:
         ) from error
 
 
-# --- Market-1501 and DukeMTMC-reID -------------------------------------------------------------------------
+# --- Market-1501, DukeMTMC-reID, CUHK03 ------------------------------------------------------------------------
 
 
 def read_market_folders(root: Path, style: NameStyle | None) -> tuple[Reading, NameStyle]:
@@ -79,7 +79,7 @@ def read_market_folders(root: Path, style: NameStyle | None) -> tuple[Reading, N
     if style is None:
         parsed = [parse_crop_name(name) for listed in names.values() for name in listed]
         styles = [each.style for each in parsed if each]
-        style = "dukemtmc" if styles.count("dukemtmc") > styles.count("market1501") else "market1501"
+        style = max(NAME_EXAMPLES, key=styles.count)
     reading = Reading()
     for folder, listed in names.items():
         for name in listed:

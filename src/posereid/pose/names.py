@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-NameStyle = Literal["market1501", "dukemtmc"]
+NameStyle = Literal["market1501", "dukemtmc", "cuhk03"]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Endings, in lower case, of the files that count as images."""
@@ -12,6 +12,7 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".w
 NAME_EXAMPLES: dict[NameStyle, str] = {
     "market1501": "0002_c1s1_000451_03.jpg",
     "dukemtmc": "0005_c2_f0046985.jpg",
+    "cuhk03": "0003_c1_22.png",
 }
 
 # Generated crops add words after the box, such as "_p2"; OpenPose drops the ending, and some of Market-1501's
@@ -21,6 +22,8 @@ _PATTERNS: dict[NameStyle, re.Pattern[str]] = {
     "market1501": re.compile(rf"(-1|[0-9]{{4}})_c([0-9])s[0-9]_[0-9]{{6}}_[0-9]{{2}}{_TAIL}"),
     # Nobody in DukeMTMC-reID is number 0, which would mean "distractor" here.
     "dukemtmc": re.compile(rf"((?!0000)[0-9]{{4}})_c([0-9])_f[0-9]{{7}}{_TAIL}"),
+    # The release of the 767/700 protocol: person, camera, number.
+    "cuhk03": re.compile(rf"((?!0000)[0-9]{{4}})_c([0-9])_[0-9]{{1,3}}{_TAIL}"),
 }
 
 
@@ -34,9 +37,9 @@ class CropName:
 
 
 def parse_crop_name(name: str, style: NameStyle | None = None) -> CropName | None:
-    """Read a Market-1501 or DukeMTMC-reID file name, with or without its ending.
+    """Read a file name of Market-1501, DukeMTMC-reID or CUHK03 (767/700), with or without its ending.
 
-    ``style`` accepts one of the two only. Returns None for a name that follows neither.
+    ``style`` accepts one of them only. Returns None for a name that follows none.
 
     >>> parse_crop_name("0002_c1s1_000451_03.jpg")
     CropName(identity=2, camera=1, style='market1501')
