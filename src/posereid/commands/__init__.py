@@ -1,0 +1,1 @@
+"""The commands of ``posereid``, each a class whose fields are its options."""

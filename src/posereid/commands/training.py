@@ -1,0 +1,106 @@
+"""Commands that train networks and draw training crops with them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from posereid.commands.common import crops_of, placed, say_first
+from posereid.config import Recipe
+
+RecipeFields = Annotated[Recipe, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train generator, discriminators and embedder together (equation 14). Every field of the recipe is an option."""
+
+    recipe_file: tyro.conf.Positional[Path]
+    """Recipe to start from, for example recipes/market1501.yaml."""
+    out: Path
+    """New folder for the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in that folder."""
+    fields: RecipeFields = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Train."""
+        from posereid.training.joint import train_joint
+        from posereid.training.loop import set_threads
+
+        set_threads()
+        recipe = placed(self.fields)
+        train_joint(recipe, crops_of(recipe), self.out, resume=self.resume)
+        say_first(f"{self.out}: trained; next: posereid augment {self.out} --out NEW_FOLDER")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Draw the training crops of a run in poses of other crops and write them as a set with a manifest."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Folder that `posereid train` wrote."""
+    out: Path
+    """New folder for the generated set."""
+    root: Path | None = None
+    """Where the run's data set lies now, if it was moved."""
+    poses_per_crop: int | None = None
+    """Target poses per crop; without it, what the run's recipe says."""
+    seed: int | None = None
+    """Seed that picks the target poses; without it, the recipe's."""
+
+    def run(self) -> None:
+        """Draw and write."""
+        from posereid.augment import augment
+        from posereid.training.checkpoint import latest_checkpoint, load_generator
+        from posereid.training.loop import pick_device, set_threads
+
+        set_threads()
+        checkpoint = latest_checkpoint(self.run_folder)
+        recipe = checkpoint.recipe
+        settings = recipe.augmentation
+        if self.poses_per_crop is not None:
+            settings = settings.changed(poses_per_crop=self.poses_per_crop)
+        generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))
+        made = augment(
+            generator,
+            crops_of(recipe, self.root),
+            self.out,
+            settings,
+            seed=recipe.seed if self.seed is None else self.seed,
+            checkpoint=checkpoint.digest("generator"),
+        )
+        print(f"{made.folder}: {made.drawn} crops drawn; {made.without_pose} training crops had no usable pose.")
+
+
+@dataclass(frozen=True)
+class TrainReid:
+    """Train the re-ID network on real, or real and generated, crops. Every field of the recipe is an option."""
+
+    recipe_file: tyro.conf.Positional[Path]
+    """Recipe to start from."""
+    out: Path
+    """New folder for the run."""
+    generated: Path | None = None
+    """Generated set that `posereid augment` wrote; without it, real crops only."""
+    start: Path | None = None
+    """Run whose embedder to begin from, for example the joint run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in that folder."""
+    fields: RecipeFields = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Train."""
+        from posereid.augment import with_generated
+        from posereid.data.layouts import load_crops
+        from posereid.training.loop import set_threads
+        from posereid.training.reid import train_reid
+
+        set_threads()
+        recipe = placed(self.fields)
+        crops = crops_of(recipe)
+        if self.generated is not None:
+            crops = with_generated(crops, load_crops(self.generated))
+        train_reid(recipe, crops, self.out, start=self.start, resume=self.resume)
+        say_first(f"{self.out}: trained; next: posereid evaluate {self.out}")
