@@ -105,8 +105,8 @@ class FeatureDistances:
         if device is not None and str(device) != "cpu":
             import torch
 
-            on_device = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (query, gallery))
-            return cls(*on_device, metric, dtype)
+            on_device = [torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (query, gallery)]
+            return cls(on_device[0], on_device[1], metric, dtype)
         return cls(query, gallery, metric, dtype)
 
     @property
