@@ -55,13 +55,13 @@ class RankingProtocol:
             )
         queries = _labels(query_identities, "query_identities", shape[0])
         gallery = _labels(gallery_identities, "gallery_identities", shape[1])
-        reserved = np.flatnonzero(_equals(queries, JUNK) | _equals(queries, DISTRACTOR))
+        reserved = np.flatnonzero(is_marker(queries, JUNK) | is_marker(queries, DISTRACTOR))
         if len(reserved):
             raise InputError(
                 f"Query {reserved[0]} has identity {queries[reserved[0]]}, which marks junk (-1) or "
                 "distractors (0) and names nobody; number identities from 1 and take such crops out."
             )
-        kept = np.flatnonzero(~_equals(gallery, JUNK))
+        kept = np.flatnonzero(~is_marker(gallery, JUNK))
         query_codes, gallery_codes = _shared_codes(queries, gallery[kept], "identities")
         camera_codes: tuple[Indices | None, Indices | None] = (None, None)
         if query_cameras is not None and gallery_cameras is not None:
@@ -129,7 +129,7 @@ def _labels(labels: npt.ArrayLike, name: str, expected: int) -> npt.NDArray[Any]
     return array
 
 
-def _equals(identities: npt.NDArray[Any], marker: int) -> npt.NDArray[np.bool_]:
+def is_marker(identities: npt.NDArray[Any], marker: int) -> npt.NDArray[np.bool_]:
     """Where identities equal a marker; strings cut from file names write it as "-1" and "0000"."""
     if identities.dtype.kind in "US":
         return np.isin(identities.astype(str), ("0", "0000") if marker == DISTRACTOR else (str(marker),))
