@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from posereid.errors import InputError
-from posereid.evaluation.image_quality import TrivialAnswers, pose_mask, structural_similarity
+from posereid.evaluation.image_quality import (
+    PSNR_CAP,
+    TrivialAnswers,
+    grey_background,
+    pose_mask,
+    signal_to_noise,
+    structural_similarity,
+)
 from posereid.pose.joints import JOINT_COUNT, joint_index
 
 
@@ -96,6 +105,46 @@ def test_full_and_empty_masks(pictures):
 def test_wrong_pictures_are_named(generated, target, mask, message):
     with pytest.raises(InputError, match=message):
         structural_similarity(generated, target, mask)
+
+
+def test_noise_agrees_with_the_formula(pictures):
+    generated, target = pictures
+    mask = torch.zeros(2, 20, 12, dtype=torch.bool)
+    mask[0, 3:9, 2:7] = True
+    for number, (a, b) in enumerate(zip(generated.numpy(), target.numpy(), strict=True)):
+        errors = [(a[c, y, x] - b[c, y, x]) ** 2 for c in range(3) for y in range(20) for x in range(12)]
+        wanted = 10 * np.log10(2**2 / np.mean(errors))
+        assert signal_to_noise(generated, target)[number] == pytest.approx(wanted, rel=1e-6)
+    inside = [
+        (generated[0, c, y, x] - target[0, c, y, x]) ** 2 for c in range(3) for y in range(3, 9) for x in range(2, 7)
+    ]
+    found = signal_to_noise(generated, target, mask)
+    assert found[0] == pytest.approx(10 * np.log10(2**2 / np.mean(inside)), rel=1e-6)
+    assert found[1].isnan()
+
+
+@given(st.integers(1, 255))
+def test_noise_is_the_same_in_pixels(step):
+    plain = torch.zeros(1, 3, 4, 4)
+    other = plain + step / 127.5
+    assert signal_to_noise(plain, other).item() == pytest.approx(20 * np.log10(255 / step), rel=1e-5, abs=1e-5)
+
+
+def test_equal_pictures_are_capped(pictures):
+    _, target = pictures
+    assert signal_to_noise(target, target).tolist() == [PSNR_CAP, PSNR_CAP]
+    with pytest.raises(InputError, match="two equal shapes"):
+        signal_to_noise(target, target[:1])
+
+
+def test_the_background_turns_grey(pictures):
+    generated, _ = pictures
+    mask = torch.zeros(2, 20, 12, dtype=torch.bool)
+    mask[:, 3:9] = True
+    grey = grey_background(generated, mask)
+    assert torch.equal(grey[:, :, 3:9], generated[:, :, 3:9])
+    assert not grey[:, :, 9:].any()
+    assert grey.dtype == generated.dtype
 
 
 def standing_person():

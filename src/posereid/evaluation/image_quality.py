@@ -1,7 +1,8 @@
 """How close a generated picture comes to the real one, and what trivial answers would have scored.
 
-SSIM says little alone: where cameras do not move, most of it is background. So it is also measured inside the
-person, and beside answers that need no generator (:class:`TrivialAnswers`).
+Pictures are (B, 3, H, W) in [-1, 1]. SSIM and PSNR say little alone: where cameras do not move, most of them is
+background. So they are also measured inside the person, and beside answers that need no generator
+(:class:`TrivialAnswers`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ from posereid.pose.joints import JOINT_COUNT, LIMBS, joint_index
 _WINDOW_SIGMA = 1.5
 _WINDOW_RADIUS = 5
 _DATA_RANGE = 2.0
+
+PSNR_CAP = 100.0
+"""Decibels that equal pictures score: their PSNR is infinite, and one such pair would make the mean infinite too."""
 
 # Shares of the crop's height: half a limb's width, and the radius of the head.
 _LIMB_RADIUS = 0.045
@@ -90,6 +94,27 @@ def map_mean(per_pixel: Tensor, mask: Tensor | None = None) -> Tensor:
         )
     total = torch.where(mask, per_pixel, 0).sum((1, 2))
     return (total / mask.sum((1, 2))).to(torch.float32)
+
+
+def signal_to_noise(generated: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PSNR of each pair of pictures, 10 log₁₀(2² / mean squared error) in dB, at most :data:`PSNR_CAP`. Shape (B,).
+
+    Both are (B, C, H, W) in [-1, 1]: the peak is 2, as it is 255 for pixels. The error is the mean over pixels and
+    channels; with ``mask``, (B, H, W) bool, over the pixels inside it only, and NaN where a mask is empty. Raises
+    :class:`InputError` for shapes that disagree.
+    """
+    if generated.shape != target.shape or generated.ndim != 4:
+        raise InputError(
+            f"Pictures to compare have shapes {tuple(generated.shape)} and {tuple(target.shape)}; two equal "
+            "shapes (batch, channels, height, width) are expected."
+        )
+    error = map_mean((generated - target).square().mean(1), mask)
+    return (10 * torch.log10(_DATA_RANGE**2 / error)).clamp(max=PSNR_CAP)
+
+
+def grey_background(pictures: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] with mid-grey, 0, outside of ``mask``, (B, H, W) bool."""
+    return torch.where(mask[:, None], pictures, torch.zeros((), dtype=pictures.dtype, device=pictures.device))
 
 
 def pose_mask(keypoints: Tensor, present: Tensor, height: int, width: int) -> Tensor:
