@@ -14,9 +14,21 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "messages", "files", "pictures", "progress"}),
     frozenset({"pose", "config"}),
     frozenset({"data"}),
-    frozenset({"generator", "discriminator", "embedder", "losses"}),
+    frozenset({"generator", "discriminator", "embedder", "pose_estimator", "losses"}),
     frozenset({"training", "augment", "evaluation", "fusion", "features", "transfer"}),
-    frozenset({"report", "report_page", "cli", "commands", "demo", "demo_report", "__main__"}),
+    frozenset(
+        {
+            "curves",
+            "report",
+            "report_page",
+            "evaluation_report",
+            "cli",
+            "commands",
+            "demo",
+            "demo_report",
+            "__main__",
+        }
+    ),
 )
 MODULES = {
     ".".join(("posereid", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

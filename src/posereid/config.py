@@ -151,9 +151,52 @@ class ReidRecipe(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
 
 
+class RerankingRecipe(_Section):
+    """k-reciprocal re-ranking (Zhong et al. 2017), with their values for Market-1501."""
+
+    k1: int = Field(20, ge=1, description="Neighbours within which two crops must list each other.")
+    k2: int = Field(6, ge=1, description="Neighbours over which a crop's neighbourhood is averaged.")
+    lambda_value: Probability = Field(0.3, description="Weight of the original distance in the final one.")
+
+
+class PoseEstimatorRecipe(_Section):
+    """The network that finds joints in generated pictures, trained on the real crops, and its training."""
+
+    backbone: str = Field("resnet18", description="Any timm backbone whose maps halve from stage to stage.")
+    pretrained: bool = Field(False, description="Start from ImageNet weights. Never falls back in silence.")
+    width: int = Field(128, ge=4, le=512, description="Channels of the transposed convolutions.")
+    map_stride: Literal[2, 4] = Field(4, description="Pixels of the crop, each way, to one cell of a heat map.")
+    epochs: int = Field(60, ge=1, description="Passes of the posed training crops.")
+    batch_size: int = Field(32, ge=2, description="Crops in one step over all processes.")
+    optimiser: OptimiserRecipe = Field(
+        default_factory=lambda: OptimiserRecipe(learning_rate=1e-3, betas=(0.9, 0.999)), description="Its Adam."
+    )
+    log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
+    checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
+
+
 class EvaluationRecipe(_Section):
     """Evaluation on the test split."""
 
+    metric: Literal["cosine", "euclidean"] = Field("cosine", description="Distance between embeddings.")
+    same_camera_rule: bool = Field(
+        True, description="Whether gallery crops of the query's person from the query's own camera are dropped."
+    )
+    average_precision: Literal["hits", "trapezoid"] = Field(
+        "hits", description="Precision averaged at the hits, or the trapezoid of the original Market-1501 code."
+    )
+    multi_query: Literal["none", "mean", "max"] = Field(
+        "none", description="How a person's crops from one camera are pooled into one query."
+    )
+    rerank: bool = Field(False, description="Rank by k-reciprocal distances too.")
+    reranking: RerankingRecipe = Field(default_factory=RerankingRecipe, description="How re-ranking works.")
+    false_match_rates: tuple[Probability, ...] = Field(
+        (1e-2, 1e-3, 1e-4), min_length=1, description="False-match rates for which a threshold is chosen."
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="Confidence of every interval.")
+    resamples: int = Field(2000, ge=100, description="Draws of people from which intervals are made.")
+    resampling_seed: int = Field(0, ge=0, description="Seed of those draws; the same for every run.")
     batch_size: int = Field(64, ge=1, description="Crops embedded or drawn at a time.")
     pairs: int = Field(2000, ge=1, description="Test pose pairs on which image quality is measured.")
     pairs_file: Path | None = Field(
@@ -187,6 +230,9 @@ class Recipe(_Section):
     joint: JointRecipe = Field(default_factory=JointRecipe, description="Joint training.")
     augmentation: AugmentationRecipe = Field(default_factory=AugmentationRecipe, description="Generated crops.")
     reid: ReidRecipe = Field(default_factory=ReidRecipe, description="Re-ID training.")
+    pose_estimator: PoseEstimatorRecipe = Field(
+        default_factory=PoseEstimatorRecipe, description="Finding joints in generated pictures."
+    )
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe, description="Evaluation.")
     runtime: RuntimeRecipe = Field(default_factory=RuntimeRecipe, description="Device, precision, processes.")
 

@@ -18,6 +18,7 @@ from posereid.embedder import Embedder, build_embedder
 from posereid.errors import InputError
 from posereid.files import atomic_folder, write_atomically
 from posereid.generator.generator import PoseTransferGenerator, build_generator
+from posereid.pose_estimator import PoseEstimator, build_pose_estimator
 
 FORMAT = 1
 _FOLDER = "checkpoints"
@@ -175,6 +176,18 @@ def new_embedder(recipe: Recipe, identities: int, *, pretrained: bool | None = N
     )
 
 
+def new_pose_estimator(recipe: Recipe, *, pretrained: bool | None = None) -> PoseEstimator:
+    """The recipe's pose estimator; ``pretrained`` overrides the recipe where weights will be loaded anyway."""
+    parts = recipe.pose_estimator
+    return build_pose_estimator(
+        parts.backbone,
+        pretrained=parts.pretrained if pretrained is None else pretrained,
+        width=parts.width,
+        map_stride=parts.map_stride,
+        crop_size=(recipe.data.height, recipe.data.width),
+    )
+
+
 def load_generator(run: str | Path, device: str | torch.device = "cpu") -> PoseTransferGenerator:
     """The generator of a run's newest checkpoint, ready to draw. Raises InputError."""
     checkpoint = latest_checkpoint(run)
@@ -189,3 +202,11 @@ def load_embedder(run: str | Path, device: str | torch.device = "cpu") -> Embedd
     embedder = new_embedder(checkpoint.recipe, len(checkpoint.identities), pretrained=False)
     load_weights(embedder, checkpoint.folder / "embedder.safetensors")
     return embedder.to(device).eval()
+
+
+def load_pose_estimator(run: str | Path, device: str | torch.device = "cpu") -> PoseEstimator:
+    """The pose estimator of a run's newest checkpoint, ready to estimate. Raises InputError."""
+    checkpoint = latest_checkpoint(run)
+    estimator = new_pose_estimator(checkpoint.recipe, pretrained=False)
+    load_weights(estimator, checkpoint.folder / "pose_estimator.safetensors")
+    return estimator.to(device).eval()
