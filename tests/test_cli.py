@@ -230,7 +230,7 @@ def test_weights_that_are_not_numbers_are_refused(failing: Failing, run: Path, t
         state = load_file(path)
         save_file({n: v * float("nan") if v.is_floating_point() else v for n, v in state.items()}, path)
     for command in ("augment", "evaluate"):
-        assert "not finite" in one_sentence(failing(command, broken, "--out", tmp_path / "out"))
+        assert "not finite" in one_sentence(failing(command, broken, "--out", tmp_path / "out.json"))
     assert not (tmp_path / "out").exists()
 
 
@@ -287,7 +287,7 @@ def test_train_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> 
         assert field.description
         for name, inner in getattr(model, "model_fields", {}).items():
             assert inner.description, f"{section}.{name} has no description"
-            assert f"--{section}.{name.replace('_', '-')}" in text
+            assert f"--{section}.{name}".replace("_", "-") in text
 
 
 def test_the_whole_job_command_by_command(
@@ -407,3 +407,93 @@ def test_synthesize_writes_a_set_and_keeps_what_is_there(
     before = files_in(tmp_path / "world")
     assert one_sentence(failing("synthesize", tmp_path / "world", *size))
     assert files_in(tmp_path / "world") == before
+
+
+# --- evaluate and compare ----------------------------------------------------------------------------------
+
+
+def embedded(run: Path, world: Path, folder: Path) -> list[str]:
+    """Query and gallery features as `posereid embed` writes them."""
+    files = []
+    for side, images in (("query", "query"), ("gallery", "bounding_box_test")):
+        main(["embed", str(run), "--images", str(world / images), "--out", str(folder / f"{side}.npz")])
+        files.append(str(folder / f"{side}.npz"))
+    return files
+
+
+def test_features_give_the_figures_of_the_run_they_came_from(
+    world: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = embedded(run, world, tmp_path)
+    main(["evaluate", str(run), "--pairs", "4", "--out", "run.json", "--rerank"])
+    main(["evaluate", "--features", *files, "--rerank", "--out", "features.json"])
+    figures = [json.loads(Path(name).read_text()) for name in ("run.json", "features.json")]
+    assert figures[0]["reid"] == figures[1]["reid"]
+    assert figures[0]["data"]["test_fingerprint"] == figures[1]["data"]["test_fingerprint"]
+    for part, figure in (("reid_reranked", "mAP"), ("verification", "equal_error_threshold")):
+        # Batches differ where query and gallery meet, and with them the last digit.
+        assert figures[0][part][figure] == pytest.approx(figures[1][part][figure], rel=1e-3)
+    for name in ("features.html", "features-queries.csv", "features-queries-reranked.csv"):
+        assert Path(name).is_file()
+    capsys.readouterr()
+    main(["compare", "run.json", "features.json"])
+    assert "cannot be told apart" in capsys.readouterr().out
+    main(["compare", "run.json", "features.json", "--reranked", "--json"])
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["differences"]["mAP"]["difference"] == 0
+    main(["evaluate", "--features", *files, "--multi-query", "mean"])
+    assert Path("evaluation-query.json").is_file()
+    capsys.readouterr()
+    main(["evaluate", "--features", *files, "--no-same-camera-rule", "--average-precision", "trapezoid"])
+    said = capsys.readouterr().out
+    assert "without the same-camera rule" in said
+    assert "trapezoid AP" in said
+
+
+def test_the_runs_recipe_says_how_it_is_evaluated_and_options_change_it(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(SMOKE.read_text() + "\nevaluation: {pairs: 5, false_match_rates: [0.2]}\n")
+    text = recipe.read_text()
+    if text.count("evaluation:") > 1:
+        lines = [line for line in SMOKE.read_text().splitlines() if not line.startswith("evaluation:")]
+        recipe.write_text("\n".join([*lines, "evaluation: {pairs: 5, false_match_rates: [0.2]}\n"]))
+    main(["train", str(recipe), "--data.root", str(world), "--out", str(out)])
+    main(["evaluate", str(out)])
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert figures["generator"]["pairs"] == 5
+    assert [point["stated_false_match_rate"] for point in figures["verification"]["operating_points"]] == [0.2]
+    main(["evaluate", str(out), "--pairs", "3"])
+    assert json.loads((out / "evaluation.json").read_text())["generator"]["pairs"] == 3
+
+
+def test_joints_of_generated_pictures_are_found_by_a_trained_estimator(
+    world: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimator = tmp_path / "pose"
+    main(["train-pose", str(SMOKE), "--data.root", str(world), "--out", str(estimator)])
+    out = ("--out", str(tmp_path / "e.json"))
+    main(["evaluate", str(run), "--pairs", "4", "--pose-estimator", str(estimator), "--judge", str(run), *out])
+    generator = json.loads((tmp_path / "e.json").read_text())["generator"]
+    assert set(generator["scores"]["pckh"]) >= {"generated", "copy_source", "target"}
+    assert generator["joints_found_by"] == "pose"
+    assert "PCKh" in capsys.readouterr().out
+
+
+def test_evaluate_and_compare_name_wrong_input(failing: Failing, run: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["evaluate"], "--features FILE.npz"),
+        (["evaluate", "--pairs", "3"], "--features FILE.npz"),
+        (["evaluate", run, "--features", tmp_path / "f.npz"], "give one of them"),
+        (["evaluate", "--features", tmp_path / "f.npz", "--root", tmp_path], "--root was given with --features"),
+        (["evaluate", "--features", tmp_path / "f.npz"], "no such file"),
+        (["evaluate", run, "--false-match-rates", "1.5"], "false_match_rates"),
+        (["evaluate", run, "--confidence", "95"], "confidence"),
+        (["evaluate", run, "--pose-estimator", run], "pose_estimator.safetensors"),
+        (["compare", run, tmp_path / "absent"], "run posereid evaluate"),
+        (["compare", tmp_path / "absent", run, "--confidence", "2"], "run posereid evaluate"),
+    ):
+        message = one_sentence(failing(*arguments))
+        assert words in message, message
+    assert not list(tmp_path.glob("*.json"))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from posereid.curves import loss_curves
 from posereid.errors import InputError
 from posereid.pictures import RankedRow, contact_sheet, png_bytes, ranked_list_sheet, save_png
-from posereid.report import ReportPicture, Section, Table, loss_curves, write_report
+from posereid.report import ReportPicture, Section, Table, write_report
 
 
 def plain(colour, height=16, width=8):

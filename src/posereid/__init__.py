@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posereid.data.layouts import load_crops
     from posereid.errors import InputError
+    from posereid.evaluation.ranking import rank_features, rank_gallery
+    from posereid.evaluation.reranking import k_reciprocal
+    from posereid.evaluation.verification import verify_pairs
     from posereid.features import embed_crops
     from posereid.pose.files import pose_pairs, read_keypoints, write_keypoints
     from posereid.pose.maps import heat_maps
@@ -21,12 +24,16 @@ _HOMES = {
     "InputError": "posereid.errors",
     "embed_crops": "posereid.features",
     "heat_maps": "posereid.pose.maps",
+    "k_reciprocal": "posereid.evaluation.reranking",
     "load_crops": "posereid.data.layouts",
     "load_embedder": "posereid.training.checkpoint",
     "load_generator": "posereid.training.checkpoint",
     "pose_pairs": "posereid.pose.files",
+    "rank_features": "posereid.evaluation.ranking",
+    "rank_gallery": "posereid.evaluation.ranking",
     "read_keypoints": "posereid.pose.files",
     "redraw": "posereid.transfer",
+    "verify_pairs": "posereid.evaluation.verification",
     "write_keypoints": "posereid.pose.files",
 }
 
@@ -34,12 +41,16 @@ __all__ = [
     "InputError",
     "embed_crops",
     "heat_maps",
+    "k_reciprocal",
     "load_crops",
     "load_embedder",
     "load_generator",
     "pose_pairs",
+    "rank_features",
+    "rank_gallery",
     "read_keypoints",
     "redraw",
+    "verify_pairs",
     "write_keypoints",
 ]
 

@@ -14,9 +14,9 @@ import tyro
 from pydantic import ValidationError
 
 from posereid.commands.data import Check, Synthesize
-from posereid.commands.evaluation import Evaluate
+from posereid.commands.evaluation import Compare, Evaluate
 from posereid.commands.images import Embed, Transfer
-from posereid.commands.training import Augment, Train, TrainReid
+from posereid.commands.training import Augment, Train, TrainPose, TrainReid
 from posereid.config import explain, read_recipe
 from posereid.errors import InputError
 
@@ -46,15 +46,23 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "augment": Augment,
     "train-reid": TrainReid,
+    "train-pose": TrainPose,
     "evaluate": Evaluate,
+    "compare": Compare,
     "embed": Embed,
     "transfer": Transfer,
 }
-WITH_RECIPE: dict[str, type[Train] | type[TrainReid]] = {"train": Train, "train-reid": TrainReid}
+WITH_RECIPE: dict[str, type[Train] | type[TrainReid] | type[TrainPose]] = {
+    "train": Train,
+    "train-reid": TrainReid,
+    "train-pose": TrainPose,
+}
 
 
 def _parse(arguments: Sequence[str]) -> Any:
     command = arguments[0] if arguments else ""
+    if command == "evaluate" and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return _parse_evaluate(list(arguments[1:]))
     if command not in WITH_RECIPE or (len(arguments) > 1 and arguments[1] in ("-h", "--help")):
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -72,6 +80,15 @@ def _parse(arguments: Sequence[str]) -> Any:
     path = Path(arguments[1])
     default = kind(recipe_file=path, out=tyro.MISSING, fields=read_recipe(path))
     return tyro.cli(kind, prog=f"posereid {command}", args=list(arguments[1:]), default=default)
+
+
+def _parse_evaluate(arguments: list[str]) -> Evaluate:
+    """Like the recipe of a training command: the options begin from what the run's recipe says of evaluation."""
+    from posereid.training.checkpoint import latest_checkpoint
+
+    run = Path(arguments[0])
+    default = Evaluate(run_folder=run, settings=latest_checkpoint(run).recipe.evaluation)
+    return tyro.cli(Evaluate, prog="posereid evaluate", args=arguments, default=default)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

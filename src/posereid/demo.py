@@ -23,20 +23,26 @@ from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
 from posereid.demo_report import write_demo_report
 from posereid.errors import InputError
-from posereid.evaluation.summary import evaluate_run, evaluation_table, versions
+from posereid.evaluation.comparison import EVALUATION_FILE, compare, comparison_table
+from posereid.evaluation.evaluate import evaluate_run, versions
+from posereid.evaluation.tables import evaluation_table
+from posereid.evaluation_report import write_evaluation
 from posereid.files import require_free, write_atomically
 from posereid.training.checkpoint import latest_checkpoint, load_generator
 from posereid.training.joint import train_joint
 from posereid.training.loop import LOG_FILE, RECIPE_FILE, pick_device
+from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
 
 STAGES_FILE = "stages.json"
-EVALUATION_FILE = "evaluation.json"
 REID_RUNS = {
     "joint": "embedder of the joint training",
     "reid-real": "real crops only",
     "reid-generated": "real and generated crops",
 }
+
+JUDGE = "reid-real"
+"""The run that says whether generated pictures keep their identity: it never saw one."""
 
 
 @dataclass
@@ -108,11 +114,18 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         folder = out / run
         train = partial(train_reid, recipe, table, folder, resume=folder.exists())
         stages.run(f"re-ID training, {REID_RUNS[run]}", folder, train)
+    estimator = out / "pose-estimator"
+    stages.run(
+        "pose estimator training",
+        estimator,
+        lambda: train_pose_estimator(recipe, crops, estimator, resume=estimator.exists()),
+    )
     for run, name in REID_RUNS.items():
-        evaluation_file = out / run / EVALUATION_FILE
-        stages.run(f"evaluate, {name}", evaluation_file, partial(_evaluate, out / run, crops))
+        work = partial(_evaluate, out / run, crops, judge=out / JUDGE, pose_estimator=estimator)
+        stages.run(f"evaluate, {name}", out / run / EVALUATION_FILE, work)
     evaluations = {run: _read_json(out / run / EVALUATION_FILE) for run in REID_RUNS}
-    summary = _summary(recipe, stages, evaluations)
+    comparison = compare(out / "reid-real", out / "reid-generated")
+    summary = _summary(recipe, stages, evaluations) | {"comparison": comparison}
     write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     report = write_demo_report(
         out / "report.html",
@@ -120,11 +133,12 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         crops,
         recipe,
         generator_run=joint,
-        search_run=out / "reid-real",
+        search_run=out / JUDGE,
         logs=[out / run / LOG_FILE for run in REID_RUNS],
     )
     for run, evaluation in evaluations.items():
         print(f"\n{REID_RUNS[run]}\n{evaluation_table(evaluation)}")
+    print(f"\nWhat generated crops are worth here\n{comparison_table(comparison)}")
     total = sum(stages.seconds.values())
     print(f"\n{total:.0f} s in the stages, at most {summary['peak_memory_gb']} GB. Open {report} in a browser.")
     return report
@@ -170,16 +184,16 @@ def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> 
     )
 
 
-def _evaluate(run: Path, crops: CropTable) -> None:
-    evaluation = evaluate_run(run, crops=crops, progress=True)
-    write_atomically(run / EVALUATION_FILE, json.dumps(evaluation, indent=1) + "\n")
+def _evaluate(run: Path, crops: CropTable, *, judge: Path, pose_estimator: Path) -> None:
+    evaluation = evaluate_run(run, crops=crops, judge=judge, pose_estimator=pose_estimator, progress=True)
+    write_evaluation(evaluation, run / EVALUATION_FILE)
 
 
 def _summary(recipe: Recipe, stages: Stages, evaluations: dict[str, Any]) -> dict[str, Any]:
-    generator = evaluations["joint"]["generator"]
     return {
         "reid": {REID_RUNS[run]: evaluation["reid"] for run, evaluation in evaluations.items()},
-        "generator": generator["ssim"] | {"pairs": generator["pairs"], "pairs_seed": generator["pairs_seed"]},
+        "verification": {REID_RUNS[run]: evaluation["verification"] for run, evaluation in evaluations.items()},
+        "generator": evaluations["joint"]["generator"],
         "seconds": stages.seconds,
         "peak_memory_gb": stages.peak_memory_gb,
         "seed": recipe.seed,

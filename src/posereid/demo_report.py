@@ -1,6 +1,7 @@
 """The demo's report: pictures first, then the figures with what they mean."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ from PIL import Image
 
 from posereid.augment import draw
 from posereid.config import EvaluationRecipe, Recipe
+from posereid.curves import loss_curves
 from posereid.data.batches import CropImages, PosePairs, collate, to_float
 from posereid.data.crops import Crop, CropTable
-from posereid.evaluation.evaluate import FOREGROUND, Search, pick_test_pairs, search_gallery
-from posereid.evaluation.ranking import ranked_matches
-from posereid.evaluation.summary import ANSWERS
+from posereid.evaluation.evaluate import evaluate_run
+from posereid.evaluation.generator_quality import pick_test_pairs
+from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.search import Search
+from posereid.evaluation_report import quality_section, search_sections
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pictures import RankedRow, contact_sheet, ranked_list_sheet, save_png
 from posereid.pose.canonical import CANONICAL_POSES, canonical_pose
 from posereid.pose.drawing import draw_skeleton
-from posereid.report import ReportPicture, Section, Table, loss_curves, write_report
-from posereid.training.checkpoint import load_embedder, load_generator
+from posereid.report import Cell, ReportPicture, Section, Table, write_report
+from posereid.training.checkpoint import load_generator
 from posereid.training.samples import pose_pair_sheet
 
 PAIRS_SHOWN = 16
@@ -41,11 +45,14 @@ def write_demo_report(
 ) -> Path:
     """Write one self-contained page about a demo and return its path; ``pictures`` beside it holds its pictures."""
     generator = load_generator(generator_run)
-    search = search_gallery(load_embedder(search_run), crops, recipe.evaluation)
+    evaluation = evaluate_run(search_run, crops=crops)
+    assert evaluation.search is not None  # a re-ID run has an embedder
     scale = max(1, 192 // recipe.data.height)
-    pairs, canonical, ranked = _pairs(generator, crops, scale), _canonical(generator, crops, scale), _ranked(search)
+    pairs, canonical = _pairs(generator, crops, scale), _canonical(generator, crops, scale)
+    ranked = _ranked(evaluation.search, crops)
     for name, picture in (("pairs", pairs), ("canonical", canonical), ("ranked", ranked)):
         save_png(path.parent / "pictures" / f"{name}.png", picture)
+    searched = search_sections(evaluation)
     sections = [
         Section(
             "People redrawn in the poses of other crops",
@@ -59,19 +66,13 @@ def write_demo_report(
             "The source picture, then the eight canonical poses that `posereid transfer` knows by name.",
             pictures=[ReportPicture(canonical, "Held-out people, canonical poses.")],
         ),
-        Section(
-            "How good the pictures are",
-            f"Structural similarity (SSIM) with the real target over {summary['generator']['pairs']} pairs of held-out "
-            "people; 1 is equal. The rows below the first are what one gets without a generator, and the last two "
-            "are controls: how much is lost when the generator is given a wrong person or a wrong pose tells how "
-            "much it uses each.",
-            tables=[_quality_table(summary["generator"])],
-        ),
+        quality_section(summary["generator"]),
         Section(
             "Who is found again",
             "Rank-1 is the share of queries whose first answer is right; crops that the query's own camera took of "
-            "the same person do not count. One seed: differences of a few points between the rows say nothing.",
-            tables=[_reid_table(summary["reid"])],
+            "the same person do not count. Intervals are over people; another training seed would move the figures, "
+            "too, and that is not in them.",
+            tables=[_reid_table(summary["reid"]), _comparison_table(summary["comparison"])],
             pictures=[
                 ReportPicture(
                     ranked,
@@ -80,6 +81,7 @@ def write_demo_report(
                 )
             ],
         ),
+        *(replace(section, heading=f"{section.heading} (real crops only)") for section in searched),
         Section(
             "How training went",
             "Each term of equation 14 by step. The adversarial terms begin after their warm-up.",
@@ -100,22 +102,30 @@ def write_demo_report(
     return path
 
 
-def _quality_table(scores: dict[str, float]) -> Table:
-    rows = [(label, f"{scores[key]:.3f}", f"{scores[FOREGROUND + key]:.3f}") for key, label in ANSWERS.items()]
-    return Table(("answer", "SSIM", "SSIM of the person only"), rows)
-
-
-def _reid_table(rows: dict[str, dict[str, float]]) -> Table:
-    columns = {
-        "rank1": "rank-1 %",
-        "rank5": "rank-5 %",
-        "rank10": "rank-10 %",
-        "mAP": "mAP %",
-        "mINP": "mINP %",
-    }
-    cells = [(name, *(f"{row[key]:.1f}" for key in columns)) for name, row in rows.items()]
+def _reid_table(rows: dict[str, dict[str, Any]]) -> Table:
+    cells: list[tuple[Cell, ...]] = []
+    for name, row in rows.items():
+        figures = (f"{row[key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in row["intervals"].items())
+        cells.append((name, *figures))
     chance = next(iter(rows.values()))["chance_rank1"]
-    return Table(("trained on", *columns.values()), [*cells, ("a random order", f"{chance:.1f}", "", "", "", "")])
+    header = ("trained on", *(f"{label} % and interval" for label in HEADLINES.values()))
+    return Table(header, [*cells, ("a random order", f"{chance:.1f}", "", "", "", "")])
+
+
+def _comparison_table(comparison: dict[str, Any]) -> Table:
+    header = ("generated crops added: figure", "real %", "real and generated %", "difference", "interval", "real?")
+    rows = [
+        (
+            HEADLINES[name],
+            f"{row['first']:.1f}",
+            f"{row['second']:.1f}",
+            f"{row['difference']:+.1f}",
+            f"[{row['low']:+.1f}, {row['high']:+.1f}]",
+            "yes" if row["real"] else "cannot be told apart",
+        )
+        for name, row in comparison["differences"].items()
+    ]
+    return Table(header, rows)
 
 
 @torch.no_grad()
@@ -148,15 +158,14 @@ def _one_of_each(crops: Sequence[Crop], count: int) -> list[Crop]:
     return [first[int(identity)] for identity in chosen]
 
 
-def _ranked(search: Search) -> Image.Image:
-    query, gallery = search.query, search.gallery
-    labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+def _ranked(search: Search, crops: CropTable) -> Image.Image:
+    query, gallery = crops.query, crops.gallery
     matched = np.flatnonzero(search.result.first_hit_ranks > 0)
     chosen = np.random.default_rng(1).permutation(matched)[:QUERIES_SHOWN]
     height = 64
     rows = []
     for index in map(int, chosen):
-        found = ranked_matches(search.distances, *labels, query_index=index, top=10)
+        found = search.ranked(index)
         pictures = CropImages([query[index], *(gallery[int(g)] for g in found.gallery_indices)], height, height // 2)
         shown = [_picture(pictures.image(position)) for position in range(len(pictures))]
         cameras = [gallery[int(g)].camera for g in found.gallery_indices]

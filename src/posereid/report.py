@@ -1,22 +1,17 @@
-"""Loss curves, and one HTML page that holds a whole run's figures, tables and pictures."""
+"""One HTML page that holds a whole run's figures, tables and pictures."""
 
 import base64
 import io
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from posereid.errors import InputError
@@ -26,9 +21,6 @@ from posereid.report_page import PAGE
 
 Cell = str | int | float | None
 """A table's cell. Numbers are written with up to four digits; give text to choose the digits yourself."""
-
-_PREFIX = "loss_"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,102 +73,6 @@ def write_report(path: Path | str, *, title: str, summary: Mapping[str, Cell], s
         ],
     )
     write_atomically(Path(path), html)
-
-
-def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:
-    """A PNG with one panel for each ``loss_…`` key of a training log, over the steps.
-
-    ``log`` is the path of a JSON-lines file or the records themselves, each with a ``step``; where records
-    name more than one ``stage``, each stage is a line of its own. Long curves are drawn faint under their
-    running mean. A last line that a stopped run left unfinished is skipped. Raises :class:`InputError` for a
-    file that is missing or not JSON lines, and where no record holds a loss.
-    """
-    records = _read_log(Path(log)) if isinstance(log, str | Path) else list(log)
-    curves = _curves(records)
-    if not curves:
-        raise InputError(f"None of the log's {len(records)} records has a step and a key that starts with {_PREFIX!r}.")
-    stages = list(dict.fromkeys(stage for by_stage in curves.values() for stage in by_stage))
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, (name, by_stage) in zip(axes, curves.items(), strict=False):
-        for stage, points in by_stage.items():
-            steps, values = np.array(sorted(points, key=lambda point: point[0])).T
-            values = np.where(np.isfinite(values), values, np.nan)
-            colour = _COLOURS[stages.index(stage) % len(_COLOURS)]
-            smooth = _running_mean(values)
-            if smooth is None:
-                panel.plot(
-                    steps,
-                    values,
-                    color=colour,
-                    linewidth=1.3,
-                    marker="." if len(steps) < 3 else None,
-                    label=stage,
-                )
-            else:
-                panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
-                panel.plot(steps, smooth, color=colour, linewidth=1.5, label=stage)
-        panel.set_title(name.removeprefix(_PREFIX).replace("_", " "), fontsize=10, loc="left")
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
-        panel.set_xlabel("step", fontsize=8)
-        if len(by_stage) > 1:
-            panel.legend(fontsize=7, frameon=False)
-    for panel in axes[len(curves) :]:
-        panel.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"The training log {path} does not exist.") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise InputError(f"Line {number} of the training log {path} is not JSON: {error}.") from error
-        if not isinstance(record, dict):
-            raise InputError(f"Line {number} of the training log {path} is not a JSON object.")
-        records.append(record)
-    return records
-
-
-def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Loss -> stage -> (step, value), in the order of first appearance."""
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for record in records:
-        step = record.get("step")
-        if step is None:
-            continue
-        for name, value in record.items():
-            if name.startswith(_PREFIX) and isinstance(value, Real):
-                by_stage = curves.setdefault(name, {})
-                by_stage.setdefault(str(record.get("stage", "training")), []).append((float(step), float(value)))
-    return curves
-
-
-def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-    """The mean over a fortieth of the curve around each point; None for curves too short to need it."""
-    if len(values) < 80:
-        return None
-    window = np.ones(2 * (len(values) // 80) + 1)
-    known = np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0), window, "same")
-    count = np.convolve(known, window, "same")
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _is_number(cell: Cell) -> bool:

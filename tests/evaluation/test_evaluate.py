@@ -1,7 +1,7 @@
-"""The evaluation of a run against the same figures computed crop by crop."""
+"""The evaluation of a run, and of features alone, against the same figures computed step by step."""
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,166 +10,137 @@ import torch
 from PIL import Image
 
 from posereid.config import EvaluationRecipe, Recipe
-from posereid.data.batches import CropImages, to_float, to_pixels
 from posereid.data.crops import CropTable
 from posereid.errors import InputError
-from posereid.evaluation.evaluate import (
-    chance_rank1,
-    learn_trivial_answers,
-    measure_generator,
-    pick_test_pairs,
-    search_gallery,
-)
-from posereid.evaluation.image_quality import structural_similarity
-from posereid.evaluation.summary import ANSWERS, evaluate_run, evaluation_table
+from posereid.evaluation.embeddings import Embeddings, pool_queries
+from posereid.evaluation.evaluate import embed_test, evaluate_features, evaluate_run
+from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.ranking import rank_features
+from posereid.evaluation.tables import evaluation_table
 from posereid.features import embed_crops
-from posereid.generator.generator import PoseTransferGenerator
-from posereid.pose.maps import heat_maps
-from posereid.training.checkpoint import new_embedder, new_generator
+from posereid.training.checkpoint import load_embedder, new_embedder
 from posereid.training.joint import train_joint
 
 Build = Callable[..., Recipe]
+QUICK = EvaluationRecipe(pairs=6, resamples=200)
 
 
 @pytest.fixture(scope="module")
-def generator(tiny_recipe: Build) -> PoseTransferGenerator:
-    torch.manual_seed(0)
-    return new_generator(tiny_recipe()).eval()
+def run(crops: CropTable, tiny_recipe: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_joint(tiny_recipe(seed=5), crops, tmp_path_factory.mktemp("runs") / "run", progress=False)
 
 
-def test_test_pairs_are_pose_pairs_of_held_out_people(crops: CropTable) -> None:
-    test = [*crops.query, *crops.gallery]
-    pairs = pick_test_pairs(test, EvaluationRecipe(pairs=50))
-    assert len(set(pairs)) == 50
-    for source, target in pairs:
-        assert source != target
-        assert test[source].identity == test[target].identity > 0
-        assert test[source].can_pose
-        assert test[target].can_pose
-    assert pairs == pick_test_pairs(test, EvaluationRecipe(pairs=50))
-    assert pairs != pick_test_pairs(test, EvaluationRecipe(pairs=50, pairs_seed=1))
-
-
-def test_all_pairs_are_taken_when_fewer_are_there_than_asked_for(crops: CropTable) -> None:
-    test = [*crops.query, *crops.gallery]
-    groups: dict[int, int] = {}
-    for crop in test:
-        groups[crop.identity] = groups.get(crop.identity, 0) + crop.can_pose
-    expected = sum(count * (count - 1) for count in groups.values())
-    assert len(pick_test_pairs(test, EvaluationRecipe(pairs=10**6))) == expected
-
-
-def test_a_pairs_file_decides_and_must_name_crops_of_the_set(crops: CropTable, tmp_path: Path) -> None:
-    test = [*crops.query, *crops.gallery]
-    path = tmp_path / "pairs.csv"
-    path.write_text(f"from,to\n{test[0].name},{test[1].name}\n")
-    assert pick_test_pairs(test, EvaluationRecipe(pairs_file=path)) == [(0, 1)]
-    path.write_text(f"from,to\n{test[0].name},stranger.jpg\n")
-    with pytest.raises(InputError, match=r"1 crops .*stranger\.jpg"):
-        pick_test_pairs(test, EvaluationRecipe(pairs_file=path))
-
-
-def test_no_pose_pair_at_all_is_an_input_error(crops: CropTable) -> None:
-    with pytest.raises(InputError, match="both shoulders"):
-        pick_test_pairs([replace(crop, joints=None) for crop in crops], EvaluationRecipe())
-
-
-def test_trivial_answers_are_the_means_of_the_training_crops(crops: CropTable) -> None:
-    answers = learn_trivial_answers(crops, 64, 32)
-    pictures = {crop.name: np.asarray(Image.open(crop.path), np.float64) / 127.5 - 1 for crop in crops.train}
-    mean = np.mean(list(pictures.values()), axis=0).transpose(2, 0, 1)
-    assert np.allclose(answers.mean_image.numpy(), mean, atol=1e-5)
-    camera = crops.train[0].camera
-    own = np.mean([pictures[crop.name] for crop in crops.train if crop.camera == camera], axis=0).transpose(2, 0, 1)
-    assert np.allclose(answers.camera_mean([camera])[0].numpy(), own, atol=1e-5)
-
-
-def test_scores_are_the_means_of_ssim_pair_by_pair(generator: PoseTransferGenerator, crops: CropTable) -> None:
-    recipe = EvaluationRecipe(pairs=7, batch_size=3)
-    quality = measure_generator(generator, crops, recipe)
-    test = [*crops.query, *crops.gallery]
-    images = CropImages(test, 64, 32)
-    sums = dict.fromkeys(("ssim", "foreground_ssim", "ssim_copy_source", "foreground_ssim_copy_source"), 0.0)
-    for source, target in pick_test_pairs(test, recipe):
-        poses = []
-        for position in (source, target):
-            joints = images.joints(position)
-            poses.append(heat_maps(torch.tensor(joints.xy)[None], torch.tensor(joints.present)[None], 64, 32))
-        real = to_float(images.image(target))[None]
-        copy = to_float(images.image(source))[None]
-        with torch.no_grad():
-            drawn = to_float(to_pixels(generator(copy, *poses)))
-        mask = images.mask(target)
-        assert mask is not None
-        for key, picture in (("ssim", drawn), ("ssim_copy_source", copy)):
-            sums[key] += structural_similarity(picture, real).item()
-            sums[f"foreground_{key}"] += structural_similarity(picture, real, mask[None]).item()
-    for key, total in sums.items():
-        assert quality.scores[key] == pytest.approx(total / 7, abs=2e-4)
-    assert quality.pairs == 7
-    assert quality.foreground_from == "masks"
-
-
-def test_without_masks_the_joints_decide_what_the_foreground_is(
-    generator: PoseTransferGenerator, crops: CropTable
-) -> None:
-    bare = crops.with_crops(replace(crop, mask_path=None) for crop in crops)
-    assert measure_generator(generator, bare, EvaluationRecipe(pairs=4)).foreground_from == "joints"
-
-
-def test_a_generator_that_copies_scores_what_copying_scores(crops: CropTable, tiny_recipe: Build) -> None:
-    class Copying(PoseTransferGenerator):
-        def forward(self, source_image: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-            return source_image
-
-    plain = new_generator(tiny_recipe())
-    copying = Copying(plain.appearance_encoder, plain.pose_encoder, plain.paan, plain.pagn, plain.crop_size)
-    scores = measure_generator(copying, crops, EvaluationRecipe(pairs=20)).scores
-    assert scores["ssim"] == scores["ssim_copy_source"] == scores["ssim_wrong_pose"]
-    assert scores["foreground_ssim"] == scores["foreground_ssim_copy_source"]
-    assert scores["ssim_wrong_source"] != scores["ssim"]
-
-
-def test_searching_ranks_by_cosine_distance(crops: CropTable, tiny_recipe: Build) -> None:
-    torch.manual_seed(0)
-    embedder = new_embedder(tiny_recipe(), identities=4).eval()
-    search = search_gallery(embedder, crops, EvaluationRecipe())
-    query, gallery = embed_crops(embedder, crops.query), embed_crops(embedder, crops.gallery)
-    assert np.allclose(search.distances, 1 - query @ gallery.T, atol=1e-5)
-    with pytest.raises(InputError, match="no query crops"):
-        search_gallery(embedder, crops.with_crops(crops.gallery), EvaluationRecipe())
-
-
-def test_chance_is_what_random_orders_score_on_average(crops: CropTable) -> None:
-    random = np.random.default_rng(0)
-    query, gallery = crops.query, crops.gallery
-    hits, draws = 0, 0
-    for _ in range(300):
-        for crop in query:
-            order = random.permutation(len(gallery))
-            kept = (
-                gallery[int(n)]
-                for n in order
-                if gallery[int(n)].identity != -1
-                and not (gallery[int(n)].identity == crop.identity and gallery[int(n)].camera == crop.camera)
-            )
-            hits += next(kept).identity == crop.identity
-            draws += 1
-    chance = chance_rank1(crops)
-    assert hits / draws == pytest.approx(chance, abs=4 * np.sqrt(chance * (1 - chance) / draws))
-
-
-def test_a_runs_evaluation_holds_its_figures_and_its_circumstances(
-    crops: CropTable, tiny_recipe: Build, tmp_path: Path
-) -> None:
-    run = train_joint(tiny_recipe(seed=5), crops, tmp_path / "run", progress=False)
-    evaluation = evaluate_run(run, root=crops.root, pairs=6)
-    assert (evaluation["seed"], evaluation["stage"], evaluation["device"]) == (5, "joint", "cpu")
-    assert evaluation["versions"]["torch"] == torch.__version__
-    assert evaluation["generator"]["pairs"] == 6
-    assert set(evaluation["generator"]["ssim"]) == {*ANSWERS, *(f"foreground_{key}" for key in ANSWERS)}
-    table = evaluation_table(evaluation)
-    assert f"{evaluation['reid']['rank1']:.2f} %" in table
-    assert all(label in table for label in ANSWERS.values())
+def test_a_runs_evaluation_holds_its_figures_and_its_circumstances(run: Path, crops: CropTable) -> None:
+    evaluation = evaluate_run(run, QUICK, root=crops.root)
+    figures = evaluation.figures
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert (figures["schema"], figures["seed"], figures["stage"], figures["device"]) == (2, 5, "joint", "cpu")
+    assert figures["versions"]["torch"] == torch.__version__
+    assert figures["data"]["fingerprint"] == crops.fingerprint
+    assert figures["generator"]["pairs"] == 6
+    embedder = load_embedder(run)
+    result = rank_features(
+        embed_crops(embedder, crops.query),
+        embed_crops(embedder, crops.gallery),
+        crops.query.identities,
+        crops.gallery.identities,
+        crops.query.cameras,
+        crops.gallery.cameras,
+    )
+    assert figures["reid"]["mAP"] == pytest.approx(100 * result.mean_average_precision, abs=0.005)
+    assert figures["reid"]["rank1"] == pytest.approx(100 * result.rank1, abs=0.005)
+    assert [point["stated_false_match_rate"] for point in figures["verification"]["operating_points"]] == [
+        1e-2,
+        1e-3,
+        1e-4,
+    ]
+    assert "reid_reranked" not in figures
     with pytest.raises(InputError, match="--root"):
         evaluate_run(run)
+
+
+def test_the_table_shows_every_part(run: Path, crops: CropTable) -> None:
+    figures = evaluate_run(run, QUICK.changed(rerank=True), crops=crops).figures
+    table = evaluation_table(figures)
+    assert f"{figures['reid']['rank1']:.2f} %" in table
+    assert f"{figures['reid_reranked']['mAP']:.2f} %" in table
+    for text in (*HEADLINES.values(), "re-ranked", "equal error rate", "false-match rate", "copy the source", "PSNR"):
+        assert text in table
+    assert "PCKh was not measured" in table
+
+
+def test_generated_pictures_are_judged_by_the_embedder_that_is_named(
+    run: Path, crops: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    judge = train_joint(tiny_recipe(seed=6), crops, tmp_path / "judge", progress=False)
+    settings = QUICK.changed(pairs=30)
+    own, other = (evaluate_run(run, settings, crops=crops, judge=who).figures["generator"] for who in (None, judge))
+    assert "own embedder" in own["identity_judged_by"]
+    assert other["identity_judged_by"] == "judge"
+    assert own["scores"]["ssim"] == other["scores"]["ssim"]
+    assert own["scores"]["identity"] != other["scores"]["identity"]
+
+
+def features_file(path: Path, crops: CropTable, *, cameras: bool = True) -> Path:
+    rng = np.random.default_rng(0)
+    held = {}
+    for side, split in (("query", crops.query), ("gallery", crops.gallery)):
+        held[f"{side}_features"] = np.eye(200)[split.identities % 200] + 0.4 * rng.normal(size=(len(split), 200))
+        held[f"{side}_identities"] = split.identities
+        if cameras:
+            held[f"{side}_cameras"] = split.cameras
+    np.savez(path, **held)
+    return path
+
+
+def test_features_from_elsewhere_need_nothing_of_ours(crops: CropTable, tmp_path: Path) -> None:
+    path = features_file(tmp_path / "f.npz", crops)
+    evaluation = evaluate_features([path], QUICK.changed(rerank=True))
+    figures = evaluation.figures
+    held = np.load(path)
+    names = ("features", "identities", "cameras")
+    arguments = [held[f"{side}_{name}"] for name in names for side in ("query", "gallery")]
+    assert figures["reid"]["mAP"] == pytest.approx(100 * rank_features(*arguments).mean_average_precision, abs=0.005)
+    assert figures["reid_reranked"]["mAP"] >= 0
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert "re-ranked" in evaluation_table(figures)
+    nameless = evaluate_features([features_file(tmp_path / "n.npz", crops, cameras=False)], QUICK).figures
+    assert not nameless["reid"]["same_camera_rule"]
+    assert "without the same-camera rule" in evaluation_table(nameless)
+
+
+def test_multi_query_takes_what_lies_beside_the_set(
+    crops: CropTable, world: Path, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    import shutil
+
+    from posereid.data.layouts import load_crops
+
+    shutil.copytree(world, tmp_path / "world")
+    folder = tmp_path / "world" / "gt_bbox"
+    folder.mkdir()
+    query = crops.query[0]
+    for number in range(3):
+        picture = Image.open(query.path).point(lambda value, n=number: min(255, value + 20 * n + 10))
+        picture.save(folder / f"{query.identity:04}_c{query.camera}s1_{number:06}_00.jpg")
+    Image.open(query.path).save(folder / f"{query.identity:04}_c9s1_000000_00.jpg")
+    torch.manual_seed(0)
+    embedder = new_embedder(tiny_recipe(), identities=4).eval()
+    table = load_crops(tmp_path / "world")
+    single, gallery = embed_test(embedder, table, QUICK)
+    pooled, same_gallery = embed_test(embedder, table, QUICK.changed(multi_query="mean"))
+    np.testing.assert_array_equal(gallery.features, same_gallery.features)
+    alone = pool_queries(single)
+    changed = np.abs(pooled.features - alone.features).max(1) > 1e-6
+    assert changed.tolist() == [
+        (identity, camera) == (query.identity, query.camera)
+        for identity, camera in zip(alone.identities, alone.cameras, strict=True)
+    ]
+    assert isinstance(pooled, Embeddings)
+    assert len(pooled) == len({(crop.identity, crop.camera) for crop in crops.query})
+
+
+def test_an_empty_split_is_named(crops: CropTable, tiny_recipe: Build) -> None:
+    embedder = new_embedder(tiny_recipe(), identities=4).eval()
+    with pytest.raises(InputError, match="no query crops"):
+        embed_test(embedder, crops.with_crops(crops.gallery), QUICK)

@@ -2,39 +2,114 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from posereid.config import EvaluationRecipe
 from posereid.errors import InputError
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Rank the test split and measure generated test pairs; print a table and write evaluation.json."""
+    """Rank the test split, choose thresholds, measure generated test pairs: a table, evaluation.json and a report.
 
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
-    """Folder that `posereid train` or `posereid train-reid` wrote."""
+    Instead of a run it takes features that any framework wrote. Every evaluation field of a recipe is an option.
+    """
+
+    run_folder: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(name="run")] = None
+    """Folder that `posereid train` or `posereid train-reid` wrote; it comes first."""
+    features: tuple[Path, ...] = ()
+    """One .npz with query_features, query_identities, query_cameras, query_names and the same for gallery (cameras and
+    names are optional), or two as `posereid embed` writes them, the query's first."""
     root: Path | None = None
     """Another data set than the one the run was trained on."""
-    pairs: int | None = None
-    """Test pairs to draw; without it, what the run's recipe says."""
+    judge: Path | None = None
+    """Run whose embedder says whether generated pictures keep their identity; best one trained on real crops only."""
+    pose_estimator: Path | None = None
+    """Folder that `posereid train-pose` wrote, to find the joints of generated pictures (PCKh)."""
     out: Path | None = None
-    """Where to write the JSON; without it, evaluation.json in the run's folder, or evaluation-NAME.json with --root."""
+    """JSON to write; without it, evaluation.json in the run's folder, or evaluation-NAME.json with --root or
+    --features. The report (.html) and the figures of each query (-queries.csv) lie beside it."""
+    settings: Annotated[EvaluationRecipe, tyro.conf.arg(name="")] = field(default_factory=EvaluationRecipe)
 
     def run(self) -> None:
         """Evaluate."""
-        from posereid.evaluation.summary import evaluate_run, evaluation_table
-        from posereid.files import write_atomically
+        from posereid.evaluation.evaluate import evaluate_features, evaluate_run
+        from posereid.evaluation.tables import evaluation_table
+        from posereid.evaluation_report import write_evaluation
         from posereid.training.loop import set_threads
 
         set_threads()
-        out = self.out or self.run_folder / (f"evaluation-{self.root.stem}.json" if self.root else "evaluation.json")
+        out = self._out()
+        if self.run_folder is None:
+            evaluation = evaluate_features(self.features, self.settings, progress=True)
+        else:
+            evaluation = evaluate_run(
+                self.run_folder,
+                self.settings,
+                root=self.root,
+                judge=self.judge,
+                pose_estimator=self.pose_estimator,
+                progress=True,
+            )
+        written = write_evaluation(evaluation, out)
+        print(evaluation_table(evaluation.figures))
+        print(f"Written: {', '.join(map(str, written))}.")
+
+    def _out(self) -> Path:
+        """Where the JSON goes; InputError for options that contradict each other or a place that cannot be written."""
+        if self.run_folder is not None and self.features:
+            raise InputError(f"Both the run {self.run_folder} and --features were given; give one of them.")
+        if self.run_folder is None:
+            given = [name for name in ("root", "judge", "pose_estimator") if getattr(self, name) is not None]
+            if given:
+                option = given[0].replace("_", "-")
+                raise InputError(f"--{option} was given with --features, which know of no images; leave it out.")
+            if not self.features:
+                raise InputError("posereid evaluate needs a run's folder or --features FILE.npz.")
+            place = Path(f"evaluation-{self.features[0].stem}.json")
+        else:
+            place = self.run_folder / (f"evaluation-{self.root.stem}.json" if self.root else "evaluation.json")
+        out = self.out or place
+        if out.suffix != ".json":
+            raise InputError(f"--out is {out}; give a file name that ends in .json.")
         if out.is_dir() or (out.parent.exists() and not os.access(out.parent, os.W_OK)):
             raise InputError(f"--out is {out}, where no file can be written; give another path.")
-        evaluation = evaluate_run(self.run_folder, root=self.root, pairs=self.pairs, progress=True)
-        write_atomically(out, json.dumps(evaluation, indent=1) + "\n")
-        print(evaluation_table(evaluation))
-        print(f"Written to {out}.")
+        return out
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Say whether one evaluated run finds people better than another, by a paired bootstrap over people."""
+
+    run_a: tyro.conf.Positional[Path]
+    """Folder of an evaluated run, or a JSON that `posereid evaluate` wrote."""
+    run_b: tyro.conf.Positional[Path]
+    """The other one; differences are B - A."""
+    reranked: bool = False
+    """Compare the re-ranked searches."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
+    resamples: int = 5000
+    """Draws of people."""
+    seed: int = 0
+    """Seed of those draws."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        """Compare and print."""
+        from posereid.evaluation.comparison import compare, comparison_table
+
+        comparison = compare(
+            self.run_a,
+            self.run_b,
+            reranked=self.reranked,
+            confidence=self.confidence,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+        print(json.dumps(comparison, indent=1) if self.json else comparison_table(comparison))

@@ -104,3 +104,26 @@ class TrainReid:
             crops = with_generated(crops, load_crops(self.generated))
         train_reid(recipe, crops, self.out, start=self.start, resume=self.resume)
         say_first(f"{self.out}: trained; next: posereid evaluate {self.out}")
+
+
+@dataclass(frozen=True)
+class TrainPose:
+    """Train a pose estimator on a set's own joints, to find them again in generated pictures (PCKh)."""
+
+    recipe_file: tyro.conf.Positional[Path]
+    """Recipe to start from."""
+    out: Path
+    """New folder for the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in that folder."""
+    fields: RecipeFields = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Train."""
+        from posereid.training.loop import set_threads
+        from posereid.training.pose import train_pose_estimator
+
+        set_threads()
+        recipe = placed(self.fields)
+        train_pose_estimator(recipe, crops_of(recipe), self.out, resume=self.resume)
+        say_first(f"{self.out}: trained; next: posereid evaluate RUN --pose-estimator {self.out}")

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -78,8 +79,8 @@ def read_market_folders(root: Path, style: NameStyle | None) -> tuple[Reading, N
     names = {folder: image_names(root / folder) for folder in MARKET_FOLDERS if (root / folder).is_dir()}
     if style is None:
         parsed = [parse_crop_name(name) for listed in names.values() for name in listed]
-        styles = [each.style for each in parsed if each]
-        style = max(NAME_EXAMPLES, key=styles.count)
+        found_styles = Counter(each.style for each in parsed if each)
+        style = found_styles.most_common(1)[0][0] if found_styles else "market1501"
     reading = Reading()
     for folder, listed in names.items():
         for name in listed:

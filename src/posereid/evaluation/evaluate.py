@@ -1,240 +1,293 @@
-"""A run on its test split: how well people are found, and how good the generated pictures are."""
+"""A run, or features from elsewhere, on a test set: how well people are found, how good generated pictures are."""
 
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
+import posereid
 from posereid.config import EvaluationRecipe
-from posereid.data.batches import CropImages, PosePairBatch, PosePairs, collate, to_float, to_pixels
 from posereid.data.crops import Crop, CropTable
-from posereid.data.readers import read_rows
-from posereid.data.sampling import crops_by_identity
+from posereid.data.layouts import load_crops
 from posereid.embedder import Embedder
 from posereid.errors import InputError
-from posereid.evaluation.distances import distance_matrix
-from posereid.evaluation.image_quality import TrivialAnswers, map_mean, pose_mask, similarity_map
-from posereid.evaluation.ranking import RankingResult, rank_gallery
-from posereid.features import embed_crops
-from posereid.generator.generator import PoseTransferGenerator
-from posereid.progress import progress_bar
+from posereid.evaluation.bootstrap import clustered_mean
+from posereid.evaluation.embeddings import Embeddings, pool_queries, read_embeddings
+from posereid.evaluation.generator_quality import MEASURES, ImageQuality, has_pose_pairs, measure_generator
+from posereid.evaluation.learned_metrics import find_learned_metrics
+from posereid.evaluation.search import Search
+from posereid.evaluation.verification import OperatingPoint, VerificationResult
+from posereid.features import embed_crops, read_image_folder
+from posereid.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_embedder,
+    load_generator,
+    load_pose_estimator,
+)
+from posereid.training.loop import pick_device
 
-FOREGROUND = "foreground_"
+SCHEMA = 2
+
+MULTI_QUERY_FOLDER = "gt_bbox"
+"""Where Market-1501 keeps more crops of the queries' people, for multi-query search."""
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
-    """A search of the gallery for each query: the distances and what they scored."""
+class Evaluation:
+    """What was measured: ``figures`` as plain data, and what they were made of.
 
-    query: CropTable
-    gallery: CropTable
-    distances: npt.NDArray[np.float32]
-    result: RankingResult
-
-    def summary(self) -> dict[str, float]:
-        """Rank-1, 5, 10, mAP and mINP in percent, and how many queries they are over."""
-        result = self.result
-        return {
-            "rank1": round(100 * result.rank(1), 2),
-            "rank5": round(100 * result.rank(5), 2),
-            "rank10": round(100 * result.rank(10), 2),
-            "mAP": round(100 * result.mean_average_precision, 2),
-            "mINP": round(100 * result.mean_inverse_negative_penalty, 2),
-            "queries": result.evaluated_queries,
-            "queries_without_match": result.unmatched_queries,
-        }
-
-
-def search_gallery(embedder: Embedder, crops: CropTable, recipe: EvaluationRecipe, *, progress: bool = False) -> Search:
-    """Embed query and gallery, rank by cosine distance, score by the Market-1501 protocol.
-
-    Junk is dropped, and for each query the gallery crops of the same identity and camera. Raises InputError when
-    either split is empty or no query has a match.
+    ``search`` and ``reranked`` are None where there was nothing to search with, or re-ranking was not asked for;
+    ``verification`` where there is no search; ``quality`` where there was no generator or no test pair. ``crops`` are
+    None for features from elsewhere.
     """
-    query, gallery = crops.query, crops.gallery
-    for name, split in (("query", query), ("gallery", gallery)):
+
+    figures: dict[str, Any]
+    crops: CropTable | None = None
+    search: Search | None = None
+    reranked: Search | None = None
+    verification: VerificationResult | None = None
+    quality: ImageQuality | None = None
+
+
+def versions() -> dict[str, str]:
+    """Versions that a figure depends on."""
+    libraries = ("numpy", "scipy", "scikit-image", "torchmetrics")
+    return {
+        "posereid": posereid.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in libraries},
+    }
+
+
+def evaluate_run(
+    run: Path,
+    settings: EvaluationRecipe | None = None,
+    *,
+    root: Path | None = None,
+    crops: CropTable | None = None,
+    judge: Path | None = None,
+    pose_estimator: Path | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluate what a run trained: its embedder by search, its generator by image quality.
+
+    ``settings`` replace the run's own, ``root`` is another data set than its own, ``crops`` one that has been read
+    already. ``judge`` is a run whose embedder says whether generated pictures keep their identity (the run's own
+    embedder otherwise, which learned together with them), ``pose_estimator`` one that finds their joints; without it
+    PCKh is not measured. Raises InputError.
+    """
+    checkpoint = latest_checkpoint(run)
+    recipe = checkpoint.recipe
+    settings = settings or recipe.evaluation
+    crops = crops or _read_crops(checkpoint, run, root)
+    device = pick_device(recipe.runtime)
+    # All that is asked for is loaded first: a wrong path must not end a long evaluation.
+    judging = latest_checkpoint(judge) if judge else checkpoint
+    embedder = load_embedder(checkpoint.folder, device) if _holds(checkpoint, "embedder") else None
+    generator = load_generator(checkpoint.folder, device) if _holds(checkpoint, "generator") else None
+    judging_embedder = load_embedder(judging.folder, device) if judge or embedder is not None else None
+    estimator = load_pose_estimator(pose_estimator, device) if pose_estimator else None
+    figures = {
+        "schema": SCHEMA,
+        "run": run.name,
+        "stage": checkpoint.stage,
+        "step": checkpoint.step,
+        "seed": recipe.seed,
+        "data": {
+            "root": crops.root.name,
+            "layout": crops.layout,
+            "query": len(crops.query),
+            "gallery": len(crops.gallery),
+            "fingerprint": crops.fingerprint,
+            "files_left_out": len(crops.unparsed) + len(crops.missing),
+        },
+        **_circumstances(settings, str(device)),
+    }
+    evaluation = Evaluation(figures, crops)
+    if embedder is not None:
+        query, gallery = embed_test(embedder, crops, settings, progress=progress)
+        evaluation = _searched(evaluation, query, gallery, settings, device=device, progress=progress)
+    if generator is None:
+        return evaluation
+    if settings.pairs_file is None and not has_pose_pairs([*crops.query, *crops.gallery]):
+        figures["generator"] = None
+        figures["generator_note"] = "no test identity has two crops with both shoulders and both hips"
+        return evaluation
+    quality = measure_generator(
+        generator,
+        crops,
+        settings,
+        embedder=judging_embedder,
+        pose_estimator=estimator,
+        learned=find_learned_metrics(device),
+        progress=progress,
+    )
+    figures["generator"] = {
+        "pairs": quality.pairs,
+        "pairs_seed": settings.pairs_seed,
+        "foreground_from": quality.foreground_from,
+        "targets_of_unseen_cameras": quality.unseen_cameras,
+        "identity_judged_by": judge.name if judge else "the run's own embedder, trained together with the generator",
+        "joints_found_by": pose_estimator.name if pose_estimator else None,
+        "scores": quality.scores(),
+        "intervals": _quality_intervals(quality, settings),
+        "recipes": {measure: MEASURES[measure].recipe for measure in quality.scores()},
+        "not_measured": dict(quality.not_measured),
+    }
+    return Evaluation(figures, crops, evaluation.search, evaluation.reranked, evaluation.verification, quality)
+
+
+def evaluate_features(
+    paths: Sequence[Path], settings: EvaluationRecipe | None = None, *, device: Any = None, progress: bool = False
+) -> Evaluation:
+    """Evaluate a search with features that any framework wrote; see :func:`read_embeddings` for the files."""
+    settings = settings or EvaluationRecipe()
+    query, gallery = read_embeddings(paths)
+    figures = {
+        "schema": SCHEMA,
+        "run": " ".join(path.name for path in paths),
+        "stage": "features",
+        "data": {"query": len(query), "gallery": len(gallery)},
+        **_circumstances(settings, str(device or "cpu")),
+    }
+    if settings.multi_query != "none":
+        query = pool_queries(query, pooling=settings.multi_query)
+    return _searched(Evaluation(figures), query, gallery, settings, device=device, progress=progress)
+
+
+def embed_test(
+    embedder: Embedder, crops: CropTable, settings: EvaluationRecipe, *, progress: bool = False
+) -> tuple[Embeddings, Embeddings]:
+    """Embeddings of query and gallery; for multi-query search the queries pooled by person and camera.
+
+    Raises InputError where either split is empty.
+    """
+    for name, split in (("query", crops.query), ("gallery", crops.gallery)):
         if not len(split):
             raise InputError(f"{crops.root} has no {name} crops; evaluation needs both query and gallery.")
-    features = embed_crops(embedder, [*query, *gallery], batch_size=recipe.batch_size, progress=progress)
-    distances = distance_matrix(features[: len(query)], features[len(query) :])
-    result = rank_gallery(
-        distances,
-        query.identities,
-        gallery.identities,
-        query.cameras,
-        gallery.cameras,
-        max_rank=max(10, recipe.max_rank),
+    more = _more_queries(crops) if settings.multi_query != "none" else crops.with_crops(())
+    wanted: list[Crop] = [*crops.query, *crops.gallery, *more]
+    features = embed_crops(embedder, wanted, batch_size=settings.batch_size, progress=progress)
+    ends = np.cumsum([len(crops.query), len(crops.gallery)])
+    query, gallery, others = np.split(features, ends)
+    queries = Embeddings.of(query, crops.query)
+    if settings.multi_query != "none":
+        queries = pool_queries(queries, Embeddings.of(others, more), settings.multi_query)
+    return queries, Embeddings.of(gallery, crops.gallery)
+
+
+def _more_queries(crops: CropTable) -> CropTable:
+    """Crops beside the set that show a query's person in the query's camera."""
+    folder = crops.root / MULTI_QUERY_FOLDER
+    if not folder.is_dir():
+        return crops.with_crops(())
+    asked = {(crop.identity, crop.camera) for crop in crops.query}
+    queries = set(crops.query.names)
+    return crops.with_crops(
+        crop
+        for crop in read_image_folder(folder).crops
+        if (crop.identity, crop.camera) in asked and crop.name not in queries
     )
-    return Search(query, gallery, distances, result)
 
 
-def chance_rank1(crops: CropTable) -> float:
-    """Expected rank-1, in [0, 1], of a random order of the gallery under the same protocol."""
-    gallery = crops.gallery
-    kept = gallery.identities != -1
-    identities, cameras = gallery.identities[kept], gallery.cameras[kept]
-    shares = []
-    for crop in crops.query:
-        same = identities == crop.identity
-        valid = ~(same & (cameras == crop.camera))
-        if (same & valid).any():
-            shares.append((same & valid).sum() / valid.sum())
-    return float(np.mean(shares))
+def _searched(
+    evaluation: Evaluation,
+    query: Embeddings,
+    gallery: Embeddings,
+    settings: EvaluationRecipe,
+    *,
+    device: Any,
+    progress: bool,
+) -> Evaluation:
+    """The evaluation with its search, re-ranked if asked for, and verification."""
+    search = Search.of(query, gallery, settings, device=device)
+    figures = evaluation.figures
+    figures["data"]["test_fingerprint"] = search.fingerprint
+    figures["reid"] = search.summary(settings) | {"multi_query": settings.multi_query}
+    reranked = search.reranked(settings, device=device, progress=progress) if settings.rerank else None
+    if reranked:
+        figures["reid_reranked"] = reranked.summary(settings) | {"reranking": settings.reranking.model_dump()}
+    try:
+        verification = search.verify(settings, progress=progress)
+        figures["verification"] = _verification_figures(verification)
+    except InputError as error:  # one person alone can be ranked, but nobody is there to be mistaken for
+        verification = None
+        figures["verification_note"] = str(error)
+    return Evaluation(figures, evaluation.crops, search, reranked, verification)
 
 
-@dataclass(frozen=True)
-class ImageQuality:
-    """SSIM of the generated test pairs and of the answers beside it.
-
-    ``scores`` holds means over pairs: ``ssim`` of the generated images, ``ssim_ANSWER`` of each other answer, and
-    both again as ``foreground_…`` for the pixels of the person only; ``pairs`` counts them,
-    ``foreground_from`` says whether the set's masks or the joints decided what the foreground is.
-    """
-
-    scores: dict[str, float]
-    pairs: int
-    foreground_from: str
-    unseen_cameras: int
-
-
-def pick_test_pairs(crops: Sequence[Crop], recipe: EvaluationRecipe) -> list[tuple[int, int]]:
-    """Pose pairs of test crops, as positions: from the recipe's file, else a random draw by its seed.
-
-    Raises InputError when the file names crops that are not there, or no identity has two crops with a pose.
-    """
-    if recipe.pairs_file is not None:
-        return _pairs_from_file(crops, recipe.pairs_file)
-    groups = _pair_groups(crops)
-    if not groups:
-        raise InputError("no test identity has two crops with both shoulders and both hips; there is no pair to draw.")
-    every = [(a, b) for members in groups for a in members for b in members if a != b]
-    if len(every) <= recipe.pairs:
-        return every
-    chosen = np.random.default_rng((recipe.pairs_seed, 6)).choice(len(every), recipe.pairs, replace=False)
-    return [every[number] for number in sorted(chosen)]
-
-
-def has_pose_pairs(crops: Sequence[Crop]) -> bool:
-    """Whether any identity has two crops with both shoulders and both hips."""
-    return bool(_pair_groups(crops))
-
-
-def _pair_groups(crops: Sequence[Crop]) -> list[list[int]]:
-    return [members for members in crops_by_identity(crops, posed=True).values() if len(members) > 1]
-
-
-def _pairs_from_file(crops: Sequence[Crop], path: Path) -> list[tuple[int, int]]:
-    position = {crop.name: number for number, crop in enumerate(crops)}
-    rows = [(row["from"], row["to"]) for _, row in read_rows(path, ("from", "to"))]
-    unknown = [name for pair in rows for name in pair if name not in position]
-    if unknown:
-        raise InputError(
-            f"{path} names {len(unknown)} crops that the test split does not hold, for example {unknown[0]!r}; give "
-            "the pairs file of this data set."
-        )
-    return [(position[source], position[target]) for source, target in rows]
-
-
-def learn_trivial_answers(crops: CropTable, height: int, width: int) -> TrivialAnswers:
-    """Mean image and camera means of the real training crops."""
-    answers = TrivialAnswers()
-    real = [crop for crop in crops.train if not crop.generated]
-    images = CropImages(real, height, width, keep=False)
-    for start in range(0, len(real), 64):
-        batch = range(start, min(start + 64, len(real)))
-        pixels = torch.stack([images.image(position) for position in batch])
-        answers.update(to_float(pixels), [real[position].camera for position in batch])
-    return answers
-
-
-@torch.no_grad()
-def measure_generator(
-    generator: PoseTransferGenerator, crops: CropTable, recipe: EvaluationRecipe, *, progress: bool = False
-) -> ImageQuality:
-    """SSIM and foreground SSIM of generated test pairs, beside trivial answers and two controls.
-
-    Trivial: ``copy_source``, ``mean_image`` of the training crops, ``camera_mean`` of the target's camera. Controls:
-    ``wrong_source`` draws another pair's person in the target pose, ``wrong_pose`` draws the person in another
-    pair's pose: they say what the generator really uses. Raises InputError.
-    """
-    height, width = generator.crop_size
-    device = next(generator.parameters()).device
-    generator.eval()
-    test = [*crops.query, *crops.gallery]
-    pairs = pick_test_pairs(test, recipe)
-    images = CropImages(test, height, width)
-    dataset = PosePairs(images, {crop.identity: 0 for crop in test})
-    trivial = learn_trivial_answers(crops, height, width)
-    masked = all(test[target].mask_path is not None for _, target in pairs)
-    shifted = _other_identity(pairs, test)
-
-    def generated(batch: PosePairBatch) -> Tensor:
-        batch = batch.to(device)
-        return generator(to_float(batch.source_images), batch.source_poses, batch.target_poses)
-
-    def batch_of(rows: Sequence[tuple[int, int]]) -> PosePairBatch:
-        return collate([dataset[(0, source, target)] for source, target in rows])
-
-    def camera_mean(rows: Sequence[tuple[int, int]], _: PosePairBatch) -> Tensor:
-        return trivial.camera_mean([test[target].camera for _, target in rows])
-
-    answers: dict[str, Callable[[Sequence[tuple[int, int]], PosePairBatch], Tensor]] = {
-        "generated": lambda rows, batch: generated(batch),
-        "copy_source": lambda rows, batch: to_float(batch.source_images),
-        "mean_image": lambda rows, batch: trivial.mean_image.expand(len(rows), -1, -1, -1),
-        "camera_mean": camera_mean,
-        "wrong_source": lambda rows, batch: generated(batch_of([(shifted[s, t][0], t) for s, t in rows])),
-        "wrong_pose": lambda rows, batch: generated(batch_of([(s, shifted[s, t][1]) for s, t in rows])),
+def _circumstances(settings: EvaluationRecipe, device: str) -> dict[str, Any]:
+    return {
+        "confidence": settings.confidence,
+        "resamples": settings.resamples,
+        "resampling_seed": settings.resampling_seed,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "versions": versions(),
     }
-    keys = {name: "ssim" if name == "generated" else f"ssim_{name}" for name in answers}
-    sums = dict.fromkeys([*keys.values(), *(FOREGROUND + key for key in keys.values())], 0.0)
-    with_foreground = 0
-    with progress_bar(len(pairs), "image quality", "pair", show=progress) as bar:
-        for start in range(0, len(pairs), recipe.batch_size):
-            rows = pairs[start : start + recipe.batch_size]
-            batch = batch_of(rows)
-            target = to_float(batch.target_images)
-            masks = (
-                torch.stack([_mask(images, position) for _, position in rows])
-                if masked
-                else pose_mask(batch.target_keypoints, batch.target_present, height, width)
+
+
+def _read_crops(checkpoint: Checkpoint, run: Path, root: Path | None) -> CropTable:
+    data = checkpoint.recipe.data
+    if root is not None:
+        return load_crops(root)
+    if data.root is None:
+        raise InputError(f"{run} does not say which data set it was trained on; give --root FOLDER.")
+    return load_crops(data.root, data.layout, data.keypoints)
+
+
+def _holds(checkpoint: Checkpoint, part: str) -> bool:
+    return (checkpoint.folder / f"{part}.safetensors").is_file()
+
+
+def _verification_figures(result: VerificationResult) -> dict[str, Any]:
+    return {
+        "genuine_pairs": result.genuine_pairs,
+        "impostor_pairs": result.impostor_pairs,
+        "area_under_curve": result.area_under_curve,
+        "equal_error_rate": result.equal_error_rate,
+        "equal_error_threshold": result.equal_error_threshold,
+        "operating_points": [_point_figures(point) for point in result.operating_points],
+    }
+
+
+def _point_figures(point: OperatingPoint) -> dict[str, Any]:
+    """One operating point as plain data; JSON knows neither NaN nor infinity."""
+
+    def plain(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    numbers = ("stated_false_match_rate", "threshold", "false_match_rate", "true_match_rate")
+    intervals = ("threshold_interval", "false_match_rate_interval", "true_match_rate_interval")
+    return {
+        **{name: plain(getattr(point, name)) for name in numbers},
+        **{name: [plain(bound) for bound in getattr(point, name)] for name in intervals},
+        "supported": point.supported,
+        "note": point.note,
+    }
+
+
+def _quality_intervals(quality: ImageQuality, settings: EvaluationRecipe) -> dict[str, dict[str, list[float]]]:
+    """Measure → region → interval of the generated pictures' mean, over the identities of the pairs."""
+    intervals: dict[str, dict[str, list[float]]] = {}
+    for measure, answers in quality.per_pair.items():
+        for region, values in answers["generated"].items():
+            if np.isnan(values).all() or len(np.unique(quality.identities)) < 2:
+                continue
+            found = clustered_mean(
+                values,
+                quality.identities,
+                confidence=settings.confidence,
+                resamples=settings.resamples,
+                seed=settings.resampling_seed,
             )
-            inside = masks.flatten(1).any(1)
-            with_foreground += int(inside.sum())
-            for name, answer in answers.items():
-                # Rounded to pixels, as it would be written: no answer gains from finer steps than a picture has.
-                picture = to_float(to_pixels(answer(rows, batch))).cpu()
-                per_pixel = similarity_map(picture, target)
-                sums[keys[name]] += map_mean(per_pixel).sum().item()
-                sums[FOREGROUND + keys[name]] += map_mean(per_pixel, masks)[inside].sum().item()
-            bar.update(len(rows))
-    if not with_foreground:
-        raise InputError(
-            f"{crops.root}: the foreground masks of all {len(pairs)} test pairs are empty; write them again."
-        )
-    scores = {
-        key: round(total / (with_foreground if key.startswith(FOREGROUND) else len(pairs)), 4)
-        for key, total in sums.items()
-    }
-    return ImageQuality(scores, len(pairs), "masks" if masked else "joints", trivial.unseen_camera_answers)
-
-
-def _mask(images: CropImages, position: int) -> Tensor:
-    mask = images.mask(position)
-    assert mask is not None  # the caller looked
-    return mask
-
-
-def _other_identity(pairs: Sequence[tuple[int, int]], crops: Sequence[Crop]) -> dict[tuple[int, int], tuple[int, int]]:
-    """For each pair the next one, cyclically from half-way, that shows somebody else (itself when there is none)."""
-    found = {}
-    for number, pair in enumerate(pairs):
-        start = number + len(pairs) // 2
-        others = (pairs[(start + offset) % len(pairs)] for offset in range(len(pairs)))
-        own = crops[pair[0]].identity
-        found[pair] = next((other for other in others if crops[other[0]].identity != own), pair)
-    return found
+            intervals.setdefault(measure, {})[region] = [round(found.low, 4), round(found.high, 4)]
+    return intervals
