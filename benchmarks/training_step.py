@@ -23,7 +23,7 @@ from posereid.data.batches import CropImages, PosePairs, class_labels, collate
 from posereid.data.layouts import load_crops
 from posereid.data.sampling import PosePairSampler
 from posereid.data.synthetic import synthesize
-from posereid.evaluation.summary import versions
+from posereid.evaluation.evaluate import versions
 from posereid.training.joint import build_networks, training_step
 from posereid.training.loop import launch_fabric, set_threads
 
