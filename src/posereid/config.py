@@ -169,7 +169,8 @@ class PoseEstimatorRecipe(_Section):
     epochs: int = Field(60, ge=1, description="Passes of the posed training crops.")
     batch_size: int = Field(32, ge=2, description="Crops in one step over all processes.")
     optimiser: OptimiserRecipe = Field(
-        default_factory=lambda: OptimiserRecipe(learning_rate=1e-3, betas=(0.9, 0.999)), description="Its Adam."
+        default_factory=lambda: OptimiserRecipe(learning_rate=1e-3, betas=(0.9, 0.999), constant_share=0.1),
+        description="Its Adam.",
     )
     log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")

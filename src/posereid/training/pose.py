@@ -41,7 +41,7 @@ HELD_OUT_SHARE = 0.1
 """Share of the training identities that choose the threshold and tell the PCKh of the log."""
 
 _PEAK_WEIGHT = 4
-_LARGEST_SCALE = 0.1
+_LARGEST_SCALE = 0.08
 _LARGEST_SHIFT = 0.06
 _BLURRED_SHARE = 0.3
 
@@ -209,8 +209,8 @@ def vary(
     mirrored = (torch.rand(count) < 0.5).to(device)
     scale = (1 + _LARGEST_SCALE * (2 * torch.rand(count) - 1)).to(device)
     shift = _LARGEST_SHIFT * (2 * torch.rand(count, 2) - 1).to(device)
-    contrast = (0.7 + 0.6 * torch.rand(count, 1, 1, 1)).to(device)
-    tint = (0.4 * torch.rand(count, 3, 1, 1) - 0.2).to(device)
+    contrast = (0.85 + 0.3 * torch.rand(count, 1, 1, 1)).to(device)
+    tint = (0.2 * torch.rand(count, 3, 1, 1) - 0.1).to(device)
     blurred = (torch.rand(count) < _BLURRED_SHARE).to(device)
     sigma = ((0.3 + 1.2 * torch.rand(count)) * height / 64).to(device)
 
