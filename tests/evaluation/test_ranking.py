@@ -291,7 +291,7 @@ def test_ranking_features_is_ranking_their_distances(metric, monkeypatch):
 
 
 def test_ranking_features_never_holds_many_distances(monkeypatch):
-    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 250)  # a product takes four times that
     seen = []
     plain = FeatureDistances.rows
 

@@ -1,8 +1,10 @@
 """Distances between queries and a gallery, given as a table or worked out from features block by block."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +14,13 @@ from posereid.evaluation.protocol import Indices, as_array, as_table
 
 Metric = Literal["cosine", "euclidean"]
 Table = npt.NDArray[np.floating[Any]]
+Answer = TypeVar("Answer")
 
-# Distances that are looked at together: 16 MB of float32.
-_BLOCK_ELEMENTS = 2**22
+# Distances that are looked at together: 4 MB of float32, which a core's cache may hold. A matrix product wants more.
+_BLOCK_ELEMENTS = 2**20
+_PRODUCT_BLOCKS = 4
+# Blocks in work at once, so that memory stays bounded on machines of many cores.
+_MOST_WORKERS = 16
 
 
 class Distances(Protocol):
@@ -33,6 +39,11 @@ class Distances(Protocol):
         """Distances of some queries, (stop - start, G), as a new floating-point array."""
         ...
 
+    @property
+    def block_rows(self) -> int:
+        """How many rows are best asked for together."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class DistanceTable:
@@ -49,6 +60,11 @@ class DistanceTable:
     def select(self, kept: Indices) -> "DistanceTable":
         """The same table with some columns only."""
         return DistanceTable(self.table, kept if self.kept is None else self.kept[kept])
+
+    @property
+    def block_rows(self) -> int:
+        """How many rows are best asked for together."""
+        return max(1, _BLOCK_ELEMENTS // max(1, self.shape[1]))
 
     def rows(self, start: int, stop: int) -> Table:
         """A copy of some rows; float32 and float64 stay as they are, so that ties stay ties."""
@@ -120,6 +136,11 @@ class FeatureDistances:
             return self
         return FeatureDistances(self.query, self.gallery[kept], self.metric, self.dtype)
 
+    @property
+    def block_rows(self) -> int:
+        """How many rows are best asked for together."""
+        return max(1, _PRODUCT_BLOCKS * _BLOCK_ELEMENTS // max(1, self.shape[1]))
+
     def rows(self, start: int, stop: int) -> Table:
         """Distances of some queries, (stop - start, G)."""
         if self.metric == "cosine":
@@ -149,10 +170,29 @@ def finite_blocks(distances: Distances, kept: Indices) -> Iterator[tuple[int, Ta
     Raises :class:`InputError` for a distance that is not finite.
     """
     chosen = distances.select(kept)
-    queries, columns = chosen.shape
-    rows = rows_per_block(columns)
+    queries, rows = chosen.shape[0], chosen.block_rows
     for start in range(0, queries, rows):
         yield start, finite_block(chosen, kept, start, min(start + rows, queries))
+
+
+def map_blocks(distances: Distances, kept: Indices, work: Callable[[int, Table], Answer]) -> list[Answer]:
+    """``work(first query, block)`` for each of :func:`finite_blocks`, in order, on every core.
+
+    NumPy lets other threads run while it sorts and multiplies; each core holds one block. Raises as there.
+    """
+    chosen = distances.select(kept)
+    queries, rows = chosen.shape[0], chosen.block_rows
+
+    def one(start: int) -> Answer:
+        return work(start, finite_block(chosen, kept, start, min(start + rows, queries)))
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        return list(pool.map(one, range(0, queries, rows)))
+
+
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
 
 
 def finite_block(chosen: Distances, kept: Indices, start: int, stop: int) -> Table:
@@ -180,17 +220,11 @@ def distance_matrix(
     [[5.0]]
     """
     source = FeatureDistances.of(query_features, gallery_features, metric, device=device)
-    queries, columns = source.shape
-    distances = np.empty((queries, columns), source.dtype)
-    rows = rows_per_block(columns)
-    for start in range(0, queries, rows):
-        distances[start : start + rows] = source.rows(start, start + rows)
+    distances = np.empty(source.shape, source.dtype)
+    for start in range(0, len(distances), source.block_rows):
+        stop = start + source.block_rows
+        distances[start:stop] = source.rows(start, stop)
     return distances
-
-
-def rows_per_block(columns: int) -> int:
-    """How many rows of so many columns are looked at together."""
-    return max(1, _BLOCK_ELEMENTS // max(1, columns))
 
 
 def feature_table(features: npt.ArrayLike, name: str) -> Table:

@@ -84,6 +84,21 @@ class RankingProtocol:
         same = self.gallery_cameras[members] == self.query_cameras[query]
         return members[~same], members[same]
 
+    def split_block(self, start: int, stop: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
+        """:meth:`split` for the queries from ``start`` to ``stop`` at once, each part as (rows, positions).
+
+        Rows count from ``start``; rows ascend, and positions within a row.
+        """
+        codes = self.query_codes[start:stop]
+        first, after = self.group_starts[codes], self.group_starts[codes + 1]
+        rows = np.repeat(np.arange(len(codes)), after - first)
+        ends = np.cumsum(after - first)
+        members = self.by_identity[np.arange(len(rows)) + (after - ends)[rows]]
+        if self.query_cameras is None or self.gallery_cameras is None:
+            return (rows, members), (rows[:0], members[:0])
+        same = self.gallery_cameras[members] == self.query_cameras[start:stop][rows]
+        return (rows[~same], members[~same]), (rows[same], members[same])
+
     def why_unmatched(self) -> str:
         """One sentence for the case that no query has a right crop."""
         queries = len(self.query_codes)

@@ -4,8 +4,8 @@ Which gallery crops count for a query is said in :mod:`posereid.evaluation.proto
 right crop remains is left out of every mean and counted.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,9 +19,9 @@ from posereid.evaluation.distances import (
     Table,
     as_distances,
     finite_block,
-    finite_blocks,
+    map_blocks,
 )
-from posereid.evaluation.protocol import RankingProtocol
+from posereid.evaluation.protocol import Indices, RankingProtocol
 
 AveragePrecision = Literal["hits", "trapezoid"]
 
@@ -156,19 +156,14 @@ def _rank(
         raise InputError(f"average_precision is {average_precision!r}; choose {choices}.")
     queries = distances.shape[0]
     protocol = RankingProtocol.of(distances.shape, *labels)
-    per_query = [
-        ranks
-        for start, block in finite_blocks(distances, protocol.kept)
-        for ranks in _hit_ranks(start, block, protocol)
-    ]
-    counts = np.array([len(ranks) for ranks in per_query], np.int64)
+    # Every right crop of every query in one run: `ranks` ascends within a query, `nth` counts 1, 2, … there.
+    parts = map_blocks(distances, protocol.kept, lambda start, block: (start, *_hit_ranks(start, block, protocol)))
+    owner = np.concatenate([start + rows for start, rows, _ in parts])
+    ranks = np.concatenate([ranks for *_, ranks in parts])
+    counts = np.bincount(owner, minlength=queries)
     matched = counts > 0
     if not matched.any():
         raise InputError(protocol.why_unmatched())
-
-    # Every right crop of every query in one run: `ranks` ascends within a query, `nth` counts 1, 2, … there.
-    ranks = np.concatenate(per_query)
-    owner = np.repeat(np.arange(queries), counts)
     ends = np.cumsum(counts)
     nth = np.arange(len(ranks)) - (ends - counts)[owner] + 1
     precision = nth / ranks
@@ -230,23 +225,29 @@ def ranked_matches(
     return RankedMatches(protocol.kept[order].astype(np.int64), np.isin(order, matches))
 
 
-def _hit_ranks(first_query: int, block: Table, protocol: RankingProtocol) -> Iterator[npt.NDArray[np.int64]]:
-    """Ascending 1-based ranks of the right crops, query by query.
+def _hit_ranks(first_query: int, block: Table, protocol: RankingProtocol) -> tuple[Indices, Indices]:
+    """Row and 1-based rank of every right crop of a block, rows ascending, and ranks within a row.
 
     ``block`` (queries, kept gallery) is overwritten. A rank counts the smaller distances, so sorted values
     suffice, which come several times faster than sorted indices. Only where a right crop ties with another
     one do positions matter.
     """
-    splits = [protocol.split(first_query + row) for row in range(len(block))]
-    for row, (_, dropped) in zip(block, splits, strict=True):
-        row[dropped] = np.inf
+    (rows, hits), dropped = protocol.split_block(first_query, first_query + len(block))
+    block[dropped] = np.inf
+    values = block[rows, hits]
+    order = np.lexsort((hits, values, rows))
+    hits, values = hits[order], values[order]
     ordered = np.sort(block, axis=1)
-    for row, ordered_row, (matches, _) in zip(block, ordered, splits, strict=True):
-        hits = matches[np.argsort(row[matches], kind="stable")]
-        values = row[hits]
-        ahead = np.searchsorted(ordered_row, values, "left")
-        tied = np.searchsorted(ordered_row, values, "right") > ahead + 1
-        for value in np.unique(values[tied]):
-            same = values == value
-            ahead[same] += np.searchsorted(np.flatnonzero(row == value), hits[same])
-        yield ahead.astype(np.int64) + 1
+    bounds = np.searchsorted(rows, np.arange(len(block) + 1))
+    ahead = np.empty(len(rows), np.intp)
+    for row, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        ahead[start:stop] = ordered[row].searchsorted(values[start:stop])
+    following = np.minimum(ahead + 1, block.shape[1] - 1)
+    tied = (following > ahead) & (ordered[rows, following] == values)
+    # Right crops that tie share `ahead`; each stands behind all crops of that value that come first in the gallery.
+    for row in np.unique(rows[tied]).tolist():
+        inside = slice(bounds[row], bounds[row + 1])
+        for value in np.unique(values[inside][tied[inside]]):
+            same = np.flatnonzero(values[inside] == value) + bounds[row]
+            ahead[same] += np.searchsorted(np.flatnonzero(block[row] == value), hits[same])
+    return rows, ahead + 1
