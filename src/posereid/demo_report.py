@@ -88,14 +88,16 @@ def write_demo_report(
             pictures=[ReportPicture(loss_curves(log), f"Losses of {log.parent.name}.") for log in logs],
         ),
         Section(
-            "Where the time went",
-            tables=[Table(("stage", "seconds"), [(n, f"{s:.1f}") for n, s in summary["seconds"].items()])],
+            "Where the time went, and with what",
+            tables=[
+                Table(("stage", "seconds"), [(n, f"{s:.1f}") for n, s in summary["seconds"].items()]),
+                Table(("version of", ""), list(summary["versions"].items())),
+            ],
         ),
     ]
     facts = {
         "seed": summary["seed"],
         "device": f"{summary['device']}, {summary['threads']} threads, {summary['machine']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "peak memory": f"{summary['peak_memory_gb']} GB",
     }
     write_report(path, title="posereid: the whole job on the synthetic world", summary=facts, sections=sections)
@@ -113,7 +115,7 @@ def _reid_table(rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def _comparison_table(comparison: dict[str, Any]) -> Table:
-    header = ("generated crops added: figure", "real %", "real and generated %", "difference", "interval", "real?")
+    header = ("generated crops added: figure", "real %", "real and generated %", "difference", "interval", "verdict")
     rows = [
         (
             HEADLINES[name],
@@ -121,7 +123,7 @@ def _comparison_table(comparison: dict[str, Any]) -> Table:
             f"{row['second']:.1f}",
             f"{row['difference']:+.1f}",
             f"[{row['low']:+.1f}, {row['high']:+.1f}]",
-            "yes" if row["real"] else "cannot be told apart",
+            ("better" if row["difference"] > 0 else "worse") if row["real"] else "cannot be told apart",
         )
         for name, row in comparison["differences"].items()
     ]
