@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posereid.errors import InputError
-from posereid.evaluation import verification
+from posereid.evaluation import verification, verification_pairs
 from posereid.evaluation.distances import FeatureDistances
 from posereid.evaluation.verification import verify_pairs
 
@@ -115,7 +115,7 @@ def searches(draw):
 @given(searches(), st.sampled_from([1, 2**20]), st.sampled_from([1, 20, 2**22]))
 def test_agrees_with_the_naive_verifier(search, tail, block_elements):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verification, "_TAIL_AT_LEAST", tail)
+        patch.setattr(verification_pairs, "_TAIL_AT_LEAST", tail)
         patch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", block_elements)
         check_against_naive(*search)
 
@@ -253,11 +253,11 @@ def test_the_way_of_counting_changes_nothing(levels, monkeypatch):
     arguments = (distances, queries, gallery, rng.integers(0, 3, 120), rng.integers(0, 3, 400))
     plain = verify_pairs(*arguments)
     monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 1000)
-    monkeypatch.setattr(verification, "_CELLS_WAITING", 300)
+    monkeypatch.setattr(verification_pairs, "_CELLS_WAITING", 300)
     in_blocks = verify_pairs(*arguments)
     assert in_blocks.operating_points == plain.operating_points
-    monkeypatch.setattr(verification, "_TAIL_AT_LEAST", 1)
-    monkeypatch.setattr(verification, "_TAIL_STEPS", 64)
+    monkeypatch.setattr(verification_pairs, "_TAIL_AT_LEAST", 1)
+    monkeypatch.setattr(verification_pairs, "_TAIL_STEPS", 64)
     short = verify_pairs(*arguments)
     for result in (in_blocks, short):
         assert result.area_under_curve == plain.area_under_curve

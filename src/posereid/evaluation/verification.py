@@ -10,33 +10,35 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from scipy.special import expit
 
-from posereid.data.crops import DISTRACTOR
 from posereid.errors import InputError
-from posereid.evaluation.distances import Distances, Table, as_distances, finite_blocks
-from posereid.evaluation.protocol import Indices, RankingProtocol, as_array, is_marker
+from posereid.evaluation.distances import Distances, Table, as_distances
+from posereid.evaluation.protocol import as_array
+from posereid.evaluation.verification_pairs import (
+    Counts,
+    Cut,
+    GenuineDistances,
+    ImpostorCounts,
+    ImpostorTail,
+    LabelledPairs,
+    count_impostors,
+    cut_for,
+    nearest_pairs,
+    tail_steps,
+)
 from posereid.progress import progress_bar
 
 Interval = tuple[float, float]
 Rates = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 
 _NOWHERE: Interval = (math.nan, math.nan)
 
 # Points of the ROC that are kept.
 _ROC_POINTS = 1000
-# Steps in which resamples see the smallest impostor distances: 3 % apart in rank at MSMT17's size.
-_TAIL_STEPS = 512
-# So many of the smallest impostor distances are kept in any case: small sets need no approximation.
-_TAIL_AT_LEAST = 2**20
-# Pairs that wait to be counted: 16 MB.
-_CELLS_WAITING = 2**21
 # Weights that are drawn together: 8 MB, but for 16 resamples at least.
 _WEIGHTS_TOGETHER = 2**20
 # A rate is supported by so many expected false matches, and by false matches of so many people.
@@ -171,11 +173,13 @@ def verify_pairs(
         )
     if seed < 0:
         raise InputError(f"seed is {seed!r}; a whole number from 0 on is expected.")
-    pairs = _Pairs.of(as_distances(distances), query_identities, gallery_identities, query_cameras, gallery_cameras)
+    pairs = LabelledPairs.of(
+        as_distances(distances), query_identities, gallery_identities, query_cameras, gallery_cameras
+    )
     with progress_bar(2 * len(pairs.splits), "verification", "query", show=progress) as bar:
-        genuine, tail = _nearest(pairs, max(stated), bar)
-        cuts = [_cut(rate, tail, pairs.impostors) for rate in stated]
-        counts = _count_impostors(pairs, genuine.values, _steps(tail, cuts), bar)
+        genuine, tail = nearest_pairs(pairs, max(stated), bar)
+        cuts = [cut_for(rate, tail, pairs.impostors) for rate in stated]
+        counts = count_impostors(pairs, genuine.values, tail_steps(tail, cuts), bar)
     accepted = genuine.accepted
     resampled = _resampled(pairs, genuine, cuts, counts.tail, resamples, seed)
     return VerificationResult(
@@ -194,236 +198,7 @@ def verify_pairs(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Queries × gallery under the protocol, and the clusters that are resampled: people, and distractor crops.
-
-    ``splits`` holds each query's genuine and dropped positions. Clusters are numbered: people among the queries
-    first (``query_people`` of them), then people in the gallery only, then each distractor crop.
-    """
-
-    source: Distances
-    protocol: RankingProtocol
-    splits: list[tuple[Indices, Indices]]
-    query_clusters: Indices
-    gallery_clusters: Indices
-    query_people: int
-    clusters: int
-    genuine: int
-    impostors: int
-
-    @classmethod
-    def of(
-        cls,
-        source: Distances,
-        query_identities: npt.ArrayLike,
-        gallery_identities: npt.ArrayLike,
-        query_cameras: npt.ArrayLike | None,
-        gallery_cameras: npt.ArrayLike | None,
-    ) -> "_Pairs":
-        protocol = RankingProtocol.of(
-            source.shape, query_identities, gallery_identities, query_cameras, gallery_cameras
-        )
-        splits = [protocol.split(query) for query in range(source.shape[0])]
-        genuine = sum(len(matches) for matches, _ in splits)
-        if not genuine:
-            raise InputError(protocol.why_unmatched())
-        crops = len(protocol.kept)
-        impostors = sum(crops - len(matches) - len(dropped) for matches, dropped in splits)
-        if not impostors:
-            raise InputError(
-                f"All {len(splits)} queries and {crops} gallery crops show one identity, so no pair is an impostor; "
-                "verification needs at least two people."
-            )
-        codes = np.empty(crops, np.intp)
-        codes[protocol.by_identity] = np.repeat(
-            np.arange(len(protocol.group_starts) - 1), np.diff(protocol.group_starts)
-        )
-        distractors = np.flatnonzero(is_marker(as_array(gallery_identities)[protocol.kept], DISTRACTOR))
-        codes[distractors] = len(protocol.group_starts) + np.arange(len(distractors))
-        query_people, query_clusters = np.unique(protocol.query_codes, return_inverse=True)
-        people = np.concatenate([query_people, np.setdiff1d(codes, query_people)])
-        cluster_of = np.zeros(1 + people.max(), np.intp)
-        cluster_of[people] = np.arange(len(people))
-        return cls(
-            source,
-            protocol,
-            splits,
-            query_clusters.reshape(-1),
-            cluster_of[codes],
-            len(query_people),
-            len(people),
-            genuine,
-            impostors,
-        )
-
-    def blocks(self, bar: Any) -> Iterator[tuple[int, Table, Table]]:
-        """First query, impostor distances (rows, kept gallery) with infinity for other pairs, genuine distances."""
-        for start, block in finite_blocks(self.source, self.protocol.kept):
-            genuine = []
-            for row, (matches, dropped) in zip(block, self.splits[start : start + len(block)], strict=True):
-                genuine.append(row[matches])
-                row[matches] = np.inf
-                row[dropped] = np.inf
-            yield start, block, np.concatenate(genuine)
-            bar.update(len(block))
-
-
-@dataclass(frozen=True, eq=False)
-class _Genuine:
-    """Distances of the genuine pairs, and the cluster that each belongs to.
-
-    ``values`` are the distinct distances, ascending; ``accepted`` counts the pairs at most as far as each.
-    """
-
-    distances: Table
-    owners: Indices
-    values: Table
-    accepted: Counts
-
-    def owners_within(self, threshold: float) -> Indices:
-        """The clusters of the pairs that a threshold accepts; of none where it is NaN."""
-        return self.owners[self.distances <= threshold]
-
-
-def _nearest(pairs: _Pairs, greatest_rate: float, bar: Any) -> tuple[_Genuine, Table]:
-    """The genuine distances, and the smallest impostor distances, ascending."""
-    size = min(pairs.impostors, max(_TAIL_AT_LEAST, math.ceil(2 * greatest_rate * pairs.impostors)))
-    genuine: list[Table] = []
-    waiting: list[Table] = []
-    limit = np.inf
-    for _, block, block_genuine in pairs.blocks(bar):
-        genuine.append(block_genuine)
-        waiting.append(block[block < limit])
-        if sum(map(len, waiting)) > size + size // 4:
-            waiting = [np.partition(np.concatenate(waiting), size - 1)[:size].copy()]
-            limit = waiting[0].max()
-    distances = np.concatenate(genuine)
-    owners = np.repeat(pairs.query_clusters, [len(matches) for matches, _ in pairs.splits])
-    values, here = np.unique(distances, return_counts=True)
-    return _Genuine(distances, owners, values, here.cumsum()), np.sort(np.concatenate(waiting))[:size]
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The threshold for a stated rate, how many impostor pairs the rate allows, and how many are accepted.
-
-    The threshold is NaN where none is accepted; ``last`` is the greatest accepted distance.
-    """
-
-    rate: float
-    allowed: int
-    accepted: int = 0
-    threshold: float = math.nan
-    last: float = math.nan
-
-
-def _cut(rate: float, tail: Table, impostors: int) -> _Cut:
-    allowed = _allowed(rate, impostors)
-    rejected = tail[allowed]
-    accepted = int(np.searchsorted(tail, rejected, "left"))
-    if not accepted:
-        return _Cut(rate, allowed)
-    last = tail[accepted - 1]
-    # In the distances' own precision, where a caller will compare; there may be no number between neighbours.
-    halfway = (tail[accepted - 1 : accepted] / 2 + tail[allowed : allowed + 1] / 2)[0]
-    return _Cut(rate, allowed, accepted, float(halfway if last <= halfway < rejected else last), float(last))
-
-
-def _allowed(rate: float, impostors: int) -> int:
-    """The greatest number of impostor pairs whose share is at most ``rate``."""
-    allowed = math.floor(rate * impostors)
-    # The product may be off by a rounding, on either side.
-    if (allowed + 1) / impostors <= rate:
-        return allowed + 1
-    return allowed if allowed / impostors <= rate else allowed - 1
-
-
-def _steps(tail: Table, cuts: list[_Cut]) -> Table:
-    """Distances of the tail that resamples count up to, ascending: all, or a choice with every cut and the end."""
-    distinct = tail[np.append(True, tail[1:] > tail[:-1])]
-    if len(distinct) <= _TAIL_STEPS:
-        return distinct
-    ranks = np.rint(np.geomspace(1, len(tail), _TAIL_STEPS)).astype(np.intp)
-    needed = np.array([len(tail), *(cut.accepted for cut in cuts if cut.accepted)])
-    return np.unique(tail[np.concatenate([ranks, needed]) - 1])
-
-
-@dataclass(frozen=True, eq=False)
-class _Tail:
-    """The smallest impostor distances, counted by step and by the two clusters of a pair.
-
-    Step s holds distances in (steps[s - 1], steps[s]]. ``counts`` is (steps · query people, clusters): row
-    ``s * query_people + person`` has that person's pairs.
-    """
-
-    steps: Table
-    counts: sparse.csr_matrix
-    query_people: int
-
-    def by_step(self) -> list[sparse.csr_matrix]:
-        """The pairs of each step, (query people, clusters), in the memory of ``counts``."""
-        parts = []
-        for row in range(0, self.counts.shape[0], self.query_people):
-            ends = self.counts.indptr[row : row + self.query_people + 1]
-            inside = slice(ends[0], ends[-1])
-            rows = (self.counts.data[inside], self.counts.indices[inside], ends - ends[0])
-            parts.append(sparse.csr_matrix(rows, shape=(self.query_people, self.counts.shape[1])))
-        return parts
-
-    def step_of(self, cut: _Cut) -> int:
-        """The last step whose pairs a cut accepts."""
-        return int(np.searchsorted(self.steps, cut.last, "left"))
-
-    def people_within(self, cut: _Cut) -> float:
-        """How many clusters, equally involved, would make the false matches of a cut (Kish's effective size)."""
-        within = self.counts[: (self.step_of(cut) + 1) * self.query_people]
-        involved = np.asarray(within.sum(0), np.float64).reshape(-1)
-        involved[: self.query_people] += np.asarray(within.sum(1)).reshape(-1, self.query_people).sum(0)
-        return float(involved.sum() ** 2 / (involved**2).sum())
-
-
-@dataclass(frozen=True, eq=False)
-class _ImpostorCounts:
-    """Impostor pairs nearer than each distinct genuine distance, and at most as far; the greatest of all distances."""
-
-    below: Counts
-    at_most: Counts
-    greatest: float
-    tail: _Tail
-
-
-def _count_impostors(pairs: _Pairs, values: Table, steps: Table, bar: Any) -> _ImpostorCounts:
-    below, at_most = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
-    greatest = values[-1]
-    shape = (len(steps) * pairs.query_people, pairs.clusters)
-    counts = sparse.csr_matrix(shape, dtype=np.float32)
-    waiting: list[npt.NDArray[np.int64]] = []
-    columns = len(pairs.protocol.kept)
-    for start, block, _ in pairs.blocks(bar):
-        flat = block.reshape(-1)
-        near = np.flatnonzero(flat <= steps[-1])
-        cells = np.searchsorted(steps, flat[near], "left").astype(np.int64)
-        cells = cells * pairs.query_people + pairs.query_clusters[start + near // columns]
-        waiting.append(cells * pairs.clusters + pairs.gallery_clusters[near % columns])
-        if sum(map(len, waiting)) > _CELLS_WAITING:
-            counts, waiting = counts + _cell_counts(waiting, shape), []
-        flat.sort()
-        below += np.searchsorted(flat, values, "left")
-        at_most += np.searchsorted(flat, values, "right")
-        impostors = int(np.searchsorted(flat, np.inf, "left"))
-        greatest = max(greatest, flat[impostors - 1]) if impostors else greatest
-    counts = counts + _cell_counts(waiting, shape)
-    return _ImpostorCounts(below, at_most, float(greatest), _Tail(steps, counts, pairs.query_people))
-
-
-def _cell_counts(cells: list[npt.NDArray[np.int64]], shape: tuple[int, int]) -> sparse.csr_matrix:
-    """How often each cell, numbered row by row, occurs."""
-    distinct, counts = np.unique(np.concatenate([np.empty(0, np.int64), *cells]), return_counts=True)
-    return sparse.csr_matrix((counts.astype(np.float32), np.divmod(distinct, shape[1])), shape=shape)
-
-
-def _roc(values: Table, accepted: Counts, counts: _ImpostorCounts, impostors: int) -> tuple[Rates, Rates, Rates]:
+def _roc(values: Table, accepted: Counts, counts: ImpostorCounts, impostors: int) -> tuple[Rates, Rates, Rates]:
     """False-match rates, true-match rates and thresholds of at most ``_ROC_POINTS`` points."""
     thresholds = np.concatenate([[-np.inf], values.astype(np.float64)])
     false_matches = np.concatenate([[0], counts.at_most])
@@ -440,14 +215,14 @@ def _roc(values: Table, accepted: Counts, counts: _ImpostorCounts, impostors: in
     return false_match_rates[chosen], true_matches[chosen] / accepted[-1], thresholds[chosen]
 
 
-def _area_under_curve(accepted: Counts, counts: _ImpostorCounts, impostors: int) -> float:
+def _area_under_curve(accepted: Counts, counts: ImpostorCounts, impostors: int) -> float:
     here = np.diff(accepted, prepend=0)
     # Twice the count, so that ties stay whole numbers; Python's, which do not overflow.
     twice = sum((here * (2 * impostors - counts.below - counts.at_most)).tolist())
     return twice / (2 * impostors * int(accepted[-1]))
 
 
-def _equal_error(values: Table, accepted: Counts, counts: _ImpostorCounts, impostors: int) -> tuple[float, float]:
+def _equal_error(values: Table, accepted: Counts, counts: ImpostorCounts, impostors: int) -> tuple[float, float]:
     """The rate at which both errors are equal, and its threshold.
 
     Between two genuine distances only the false-match rate moves, so the staircase's corners, just below and at
@@ -496,7 +271,7 @@ def _weights(clusters: int, resamples: int, seed: int) -> Iterator[Rates]:
 
 
 def _resampled(
-    pairs: _Pairs, genuine: _Genuine, cuts: list[_Cut], tail: _Tail, resamples: int, seed: int
+    pairs: LabelledPairs, genuine: GenuineDistances, cuts: list[Cut], tail: ImpostorTail, resamples: int, seed: int
 ) -> list[_Draws]:
     """Thresholds and rates of every resample, for each cut."""
     people = pairs.query_people
@@ -547,7 +322,7 @@ def _weighted_quantile(reached: Rates, wanted: Rates, steps: Table) -> Rates:
 
 
 def _operating_point(
-    pairs: _Pairs, genuine: _Genuine, cut: _Cut, tail: _Tail, draws: _Draws, confidence: float
+    pairs: LabelledPairs, genuine: GenuineDistances, cut: Cut, tail: ImpostorTail, draws: _Draws, confidence: float
 ) -> OperatingPoint:
     if not cut.accepted:
         note = _why_no_threshold(cut, pairs.impostors)
@@ -590,7 +365,7 @@ def _share_interval(share: float, draws: Rates, people: int, confidence: float) 
     return float(expit(centre - reach)), float(expit(centre + reach))
 
 
-def _why_no_threshold(cut: _Cut, impostors: int) -> str:
+def _why_no_threshold(cut: Cut, impostors: int) -> str:
     if cut.allowed:
         return (
             f"A false-match rate of {cut.rate:g} allows {cut.allowed:,} of {impostors:,} impostor pairs, but more tie "
@@ -602,7 +377,7 @@ def _why_no_threshold(cut: _Cut, impostors: int) -> str:
     )
 
 
-def _why_unsupported(cut: _Cut, impostors: int, people: float, threshold_interval: Interval) -> str:
+def _why_unsupported(cut: Cut, impostors: int, people: float, threshold_interval: Interval) -> str:
     """One sentence, or nothing where pairs and people suffice."""
     if cut.rate * impostors < _ENOUGH:
         return (
