@@ -438,7 +438,7 @@ def test_features_give_the_figures_of_the_run_they_came_from(
         assert Path(name).is_file()
     capsys.readouterr()
     main(["compare", "run.json", "features.json"])
-    assert "cannot be told apart" in capsys.readouterr().out
+    assert "too few people to say" in capsys.readouterr().out
     main(["compare", "run.json", "features.json", "--reranked", "--json"])
     comparison = json.loads(capsys.readouterr().out)
     assert comparison["differences"]["mAP"]["difference"] == 0
@@ -485,6 +485,9 @@ def test_evaluate_and_compare_name_wrong_input(failing: Failing, run: Path, tmp_
     for arguments, words in (
         (["evaluate"], "--features FILE.npz"),
         (["evaluate", "--pairs", "3"], "--features FILE.npz"),
+        (["evaluate", "--pairs", "3", run], "before any option"),
+        (["evaluate", run, "--confidence", "0.999", "--resamples", "100"], "resamples is 100"),
+        (["evaluate", run, "--out", SMOKE / "e.json"], "no file can be written"),
         (["evaluate", run, "--features", tmp_path / "f.npz"], "give one of them"),
         (["evaluate", "--features", tmp_path / "f.npz", "--root", tmp_path], "--root was given with --features"),
         (["evaluate", "--features", tmp_path / "f.npz"], "no such file"),

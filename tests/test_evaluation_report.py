@@ -1,5 +1,6 @@
 """The page of an evaluation, checked on what it shows and what it leaves out."""
 
+import hashlib
 import io
 import json
 import math
@@ -335,7 +336,9 @@ def test_an_evaluation_is_written_with_all_its_files(build: Build, tmp_path: Pat
         "evaluation-queries.csv",
         "evaluation-queries-reranked.csv",
     ]
-    assert json.loads(out.read_text(encoding="utf-8"))["reid"] == evaluation.figures["reid"]
+    digest = hashlib.sha256((out.parent / "evaluation-queries.csv").read_bytes()).hexdigest()
+    held = json.loads(out.read_text(encoding="utf-8"))
+    assert held["reid"] == evaluation.figures["reid"] | {"queries_sha256": digest}
     assert out.with_name("evaluation-queries.csv").read_text().count("\n") == 13
     # What an earlier evaluation left does not pass for this one's.
     assert sorted(write_evaluation(build(), out)) == sorted(out.parent.iterdir())

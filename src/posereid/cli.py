@@ -63,6 +63,10 @@ def _parse(arguments: Sequence[str]) -> Any:
     command = arguments[0] if arguments else ""
     if command == "evaluate" and len(arguments) > 1 and not arguments[1].startswith("-"):
         return _parse_evaluate(list(arguments[1:]))
+    if command == "evaluate" and not {"-h", "--help"} & set(arguments) and "--features" not in arguments:
+        raise InputError(
+            "posereid evaluate needs a run's folder as its first argument, before any option, or --features FILE.npz."
+        )
     if command not in WITH_RECIPE or (len(arguments) > 1 and arguments[1] in ("-h", "--help")):
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -119,7 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        print("posereid: stopped; --resume goes on from a run's newest checkpoint.", file=sys.stderr)
+        resumable = bool(arguments) and arguments[0] in WITH_RECIPE
+        print(
+            "posereid: stopped; --resume goes on from a run's newest checkpoint."
+            if resumable
+            else "posereid: stopped.",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

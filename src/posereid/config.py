@@ -1,6 +1,7 @@
 """Typed recipes. Every default is the paper's section 4, or the decision taken where the paper is silent."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -192,7 +193,7 @@ class EvaluationRecipe(_Section):
     )
     rerank: bool = Field(False, description="Rank by k-reciprocal distances too.")
     reranking: RerankingRecipe = Field(default_factory=RerankingRecipe, description="How re-ranking works.")
-    false_match_rates: tuple[Probability, ...] = Field(
+    false_match_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (1e-2, 1e-3, 1e-4), min_length=1, description="False-match rates for which a threshold is chosen."
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Confidence of every interval.")
@@ -204,7 +205,16 @@ class EvaluationRecipe(_Section):
         None, description="CSV with columns from,to that names the test pairs, instead of a random draw."
     )
     pairs_seed: int = Field(0, ge=0, description="Seed that picks those pairs; the same for every run.")
-    max_rank: int = Field(50, ge=1, description="Length of the CMC curve.")
+    max_rank: int = Field(50, ge=1, le=100_000, description="Length of the CMC curve.")
+
+    @model_validator(mode="after")
+    def _resamples_reach_the_tails(self) -> "EvaluationRecipe":
+        needed = math.ceil(2 / (1 - self.confidence))
+        if self.resamples < needed:
+            raise ValueError(
+                f"resamples is {self.resamples}; intervals of confidence {self.confidence:g} need at least {needed}"
+            )
+        return self
 
 
 class RuntimeRecipe(_Section):

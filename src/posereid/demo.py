@@ -121,7 +121,9 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         lambda: train_pose_estimator(recipe, crops, estimator, resume=estimator.exists()),
     )
     for run, name in REID_RUNS.items():
-        work = partial(_evaluate, out / run, crops, judge=out / JUDGE, pose_estimator=estimator)
+        work = partial(_evaluate, out / run, crops)
+        if run == "joint":
+            work = partial(work, judge=out / JUDGE, pose_estimator=estimator)
         stages.run(f"evaluate, {name}", out / run / EVALUATION_FILE, work)
     evaluations = {run: _read_json(out / run / EVALUATION_FILE) for run in REID_RUNS}
     comparison = compare(out / "reid-real", out / "reid-generated")
@@ -184,7 +186,7 @@ def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> 
     )
 
 
-def _evaluate(run: Path, crops: CropTable, *, judge: Path, pose_estimator: Path) -> None:
+def _evaluate(run: Path, crops: CropTable, *, judge: Path | None = None, pose_estimator: Path | None = None) -> None:
     evaluation = evaluate_run(run, crops=crops, judge=judge, pose_estimator=pose_estimator, progress=True)
     write_evaluation(evaluation, run / EVALUATION_FILE)
 

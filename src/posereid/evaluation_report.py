@@ -1,5 +1,6 @@
 """An evaluation as a page: who is found, at which threshold, where it fails, and how good the pictures are."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from posereid.curves import MatchCurve, decimal_rate, match_curves, precision_hi
 from posereid.data.batches import CropImages
 from posereid.data.crops import Crop, CropTable
 from posereid.errors import InputError
-from posereid.evaluation.comparison import queries_file
+from posereid.evaluation.comparison import PLAIN, RERANKED, queries_file
 from posereid.evaluation.embeddings import Embeddings
 from posereid.evaluation.evaluate import Evaluation
 from posereid.evaluation.headlines import HEADLINES, RANKS
@@ -40,20 +41,25 @@ _KEY_MEASURES = ("ssim", "lpips", "fid", "identity")
 def write_evaluation(evaluation: Evaluation, path: Path) -> list[Path]:
     """Write an evaluation's JSON to ``path``, and its report and each query's figures beside it; return all paths.
 
-    The JSON comes last: where it is, the rest is too. Raises :class:`InputError` as :func:`evaluation_sections` does.
+    The JSON holds the hash of each file of queries, so that figures of two evaluations never pass for one. Raises
+    :class:`InputError` as :func:`evaluation_sections` does.
     """
     written = []
+    figures = dict(evaluation.figures)
     for search, reranked in ((evaluation.search, False), (evaluation.reranked, True)):
         file = queries_file(path, reranked=reranked)
         if search is None:
             # An earlier evaluation's queries must not pass for this one's.
             file.unlink(missing_ok=True)
         else:
-            QueryFigures.of(search).write(file)
+            content = QueryFigures.of(search).as_csv()
+            part = RERANKED if reranked else PLAIN
+            figures[part] = figures[part] | {"queries_sha256": hashlib.sha256(content.encode()).hexdigest()}
+            write_atomically(file, content)
             written.append(file)
     report = path.with_suffix(".html")
     write_evaluation_report(report, evaluation)
-    write_atomically(path, json.dumps(evaluation.figures, indent=1) + "\n")
+    write_atomically(path, json.dumps(figures, indent=1) + "\n")
     return [path, report, *written]
 
 

@@ -75,7 +75,7 @@ def test_a_system_does_not_differ_from_itself():
     rng = np.random.default_rng(1)
     values, identities = people(rng, 40)
     same = paired_difference(values, values, identities)
-    assert same[2:] == (0, 0, 0, 1)
+    assert same[2:] == (0, 0, 0, 1, 40)
     assert not same.real
 
 
@@ -102,6 +102,11 @@ def test_bounds_lie_around_the_mean_and_order_does_not_matter(cases, seed):
         assert np.isnan([interval.low, interval.high]).all()
 
 
+def test_few_people_are_never_enough_to_call_a_difference_real():
+    first = np.linspace(0.1, 0.5, 9)
+    assert not paired_difference(first, first + 0.1, np.arange(9)).real
+
+
 def test_nan_is_left_out_and_strings_do_as_identities():
     interval = clustered_mean([1.0, np.nan, 0.0], ["a", "b", "c"])
     assert interval.estimate == 0.5
@@ -115,6 +120,11 @@ def test_nan_is_left_out_and_strings_do_as_identities():
         ({"values": [np.nan] * 3}, "no value to take a mean of"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"resamples": 10}, "resamples is 10"),
+        ({"resamples": 200.5}, "whole number"),
+        ({"seed": -1}, "seed is -1"),
+        ({"values": ["0", "1", "1"]}, "real numbers"),
+        ({"values": [1j, 0, 1]}, "real numbers"),
+        ({"values": [np.inf, 0, 1]}, "infinite value"),
     ],
 )
 def test_wrong_input_is_named(changes, message):

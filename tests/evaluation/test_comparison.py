@@ -1,5 +1,6 @@
 """Figures of each query survive the disk, and comparisons refuse what cannot be compared."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def search(noise: float, *, names: bool = True, seed: int = 0, identities: np.nd
     return Search.of(*sides, QUICK)
 
 
-def written(folder: Path, found: Search) -> Path:
+def written(folder: Path, found: Search, **changes: str) -> Path:
     folder.mkdir()
-    figures = {"schema": 2, "seed": 0, "data": {"test_fingerprint": found.fingerprint}}
+    content = QueryFigures.of(found).as_csv()
+    reid = {"average_precision": "hits", "queries_sha256": hashlib.sha256(content.encode()).hexdigest()} | changes
+    figures = {"schema": 2, "seed": 0, "data": {"test_fingerprint": found.fingerprint}, "reid": reid}
     (folder / "evaluation.json").write_text(json.dumps(figures))
-    QueryFigures.of(found).write(queries_file(folder / "evaluation.json"))
+    queries_file(folder / "evaluation.json").write_text(content)
     return folder
 
 
@@ -46,7 +49,7 @@ def test_figures_survive_the_disk_to_the_last_bit(tmp_path: Path) -> None:
     query = Embeddings(np.eye(3), np.array([1, 2, 9]), None, ("a,b.jpg", 'say "c".jpg', "d.jpg"))
     found = Search.of(query, Embeddings(np.eye(3)[::-1] + 0.1, np.array([1, 2, 1])), QUICK)
     before = QueryFigures.of(found)
-    before.write(tmp_path / "q.csv")
+    (tmp_path / "q.csv").write_text(before.as_csv())
     after = QueryFigures.read(tmp_path / "q.csv")
     assert after.labels == before.labels
     np.testing.assert_array_equal(after.first_hit_ranks, before.first_hit_ranks)
@@ -79,6 +82,31 @@ def test_names_are_needed_on_neither_side(tmp_path: Path) -> None:
     named = written(tmp_path / "named", search(1.0))
     nameless = written(tmp_path / "nameless", search(1.0, names=False, seed=3))
     assert compare(named, nameless)["queries"] == 120
+
+
+def test_figures_that_mean_different_things_are_refused_or_named(tmp_path: Path) -> None:
+    first = written(tmp_path / "first", search(1.0), metric="cosine")
+    trapezoid = written(tmp_path / "trapezoid", search(1.0), average_precision="trapezoid")
+    with pytest.raises(InputError, match="two different figures"):
+        compare(first, trapezoid)
+    other = written(tmp_path / "other", search(1.0), metric="euclidean")
+    assert "different metric" in comparison_table(compare(first, other))
+    queries = queries_file(other / "evaluation.json")
+    queries.write_text(queries.read_text().replace("1-0.jpg", "1-00.jpg"))
+    with pytest.raises(InputError, match="does not belong to"):
+        compare(first, other)
+
+
+def test_few_people_prove_nothing(tmp_path: Path) -> None:
+    people = np.repeat(np.arange(1, 6), 4)
+    runs = [written(tmp_path / str(noise), search(noise, identities=people)) for noise in (0.1, 5.0)]
+    comparison = compare(*runs)
+    assert not any(row["real"] for row in comparison["differences"].values())
+    assert "too few people to say" in comparison_table(comparison)
+    alone = [written(tmp_path / f"alone-{n}", search(n, identities=np.array([1, 1]))) for n in (0.1, 5.0)]
+    text = json.dumps(compare(*alone), allow_nan=False)
+    assert '"p_value": null' in text
+    assert "–" in comparison_table(compare(*alone))
 
 
 def test_other_tests_are_refused(tmp_path: Path) -> None:

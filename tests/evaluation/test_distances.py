@@ -33,6 +33,14 @@ def test_small_euclidean_distances_survive_large_features():
     assert distance_matrix(base, other, "euclidean")[0, 0] == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-24, 1e20])
+def test_cosine_does_not_depend_on_the_features_length(scale):
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(2, 5, 8)).astype(np.float32)
+    scaled = distance_matrix((query * np.float32(scale)), (gallery * np.float32(scale)))
+    np.testing.assert_allclose(scaled, distance_matrix(query, gallery), atol=1e-6)
+
+
 def test_zero_features_are_at_cosine_distance_one():
     assert distance_matrix(torch.zeros(1, 3), torch.ones(2, 3)).tolist() == [[1.0, 1.0]]
 

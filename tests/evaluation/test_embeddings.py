@@ -70,6 +70,8 @@ def test_cameras_and_names_may_be_absent_and_labels_may_be_strings(tmp_path: Pat
         ({"query_identities": np.array([1, 2, 3])}, "query_identities has shape"),
         ({"query_identities": np.array([1.5, 2.0])}, "whole numbers or strings"),
         ({"query_names": np.array([["a"], ["b"]])}, "query_names has shape"),
+        ({"query_names": np.array(["a", "\ud800"])}, "no text"),
+        ({"query_identities": np.array([b"1", b"\xff"])}, "no text"),
         ({"query_identities": np.array([1, "2"], object)}, "cannot be read as an .npz file of plain arrays"),
     ],
 )

@@ -180,6 +180,13 @@ def test_the_two_naive_evaluators_agree(search):
         assert fast == (None if slow is None else pytest.approx(slow, abs=1e-12))
 
 
+def test_large_identities_of_two_kinds_stay_apart():
+    identities = np.arange(6) + 2**60
+    distances = 1 - np.eye(6)
+    assert rank_gallery(distances, identities.astype(np.uint64), identities).first_hit_ranks.tolist() == [1] * 6
+    assert rank_gallery(np.eye(6), identities.astype(np.uint64), identities).first_hit_ranks.tolist() == [6] * 6
+
+
 def test_junk_is_dropped_and_distractors_stay():
     distances = [[0.1, 0.2, 0.3]]
     assert rank_gallery(distances, [5], [-1, 0, 5]).first_hit_ranks.tolist() == [2]

@@ -55,8 +55,9 @@ class Evaluate:
                 pose_estimator=self.pose_estimator,
                 progress=True,
             )
-        written = write_evaluation(evaluation, out)
+        # Shown first: a disk that fails now must not take the figures with it.
         print(evaluation_table(evaluation.figures))
+        written = write_evaluation(evaluation, out)
         print(f"Written: {', '.join(map(str, written))}.")
 
     def _out(self) -> Path:
@@ -76,7 +77,8 @@ class Evaluate:
         out = self.out or place
         if out.suffix != ".json":
             raise InputError(f"--out is {out}; give a file name that ends in .json.")
-        if out.is_dir() or (out.parent.exists() and not os.access(out.parent, os.W_OK)):
+        parent = out.parent
+        if out.is_dir() or (parent.exists() and not (parent.is_dir() and os.access(parent, os.W_OK))):
             raise InputError(f"--out is {out}, where no file can be written; give another path.")
         return out
 

@@ -10,6 +10,9 @@ from scipy import stats
 from posereid.errors import InputError
 from posereid.evaluation.protocol import as_array
 
+ENOUGH_PEOPLE = 10
+"""With fewer people, resampling them calls differences real far more often than it says."""
+
 # Resampled people that are looked at together: 8 MB of indices.
 _BATCH_ELEMENTS = 2**20
 
@@ -26,7 +29,7 @@ class PairedDifference(NamedTuple):
     """How two systems differ on the same cases: ``difference`` = second - first, with its confidence interval.
 
     ``p_value`` is the two-sided bootstrap figure: twice the smaller share of resamples on one side of zero, in
-    [0, 1]. ``real`` says whether the interval leaves zero out.
+    [0, 1]. ``people`` is how many identities were drawn from; below :data:`ENOUGH_PEOPLE` nothing is called real.
     """
 
     first: float
@@ -35,11 +38,12 @@ class PairedDifference(NamedTuple):
     low: float
     high: float
     p_value: float
+    people: int
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves zero out, and there are people enough to say so."""
+        return self.people >= ENOUGH_PEOPLE and (self.low > 0 or self.high < 0)
 
 
 def clustered_mean(
@@ -80,7 +84,9 @@ def paired_difference(
     The same people are drawn for both, so that what makes a person easy or hard for both cancels. Cases where either
     is NaN are left out. Raises :class:`InputError` as there.
 
-    >>> paired_difference([0.2, 0.4, 0.3], [0.3, 0.5, 0.4], [1, 2, 3]).real
+    >>> import numpy as np
+    >>> first = np.linspace(0.2, 0.5, 20)
+    >>> paired_difference(first, first + 0.1, np.arange(20)).real
     True
     """
     sums, counts = _by_identity([first, second], identities)
@@ -88,19 +94,26 @@ def paired_difference(
     spread = _resample(sums[1] - sums[0], counts, confidence, resamples, seed)
     before, after = means
     if spread is None:
-        return PairedDifference(before, after, after - before, np.nan, np.nan, np.nan)
+        return PairedDifference(before, after, after - before, np.nan, np.nan, np.nan, len(counts))
     drawn = spread.bootstrap_distribution
     # One resample more on either side: no finite number of draws proves an impossibility.
     tails = [(np.count_nonzero(side) + 1) / (len(drawn) + 1) for side in (drawn <= 0, drawn >= 0)]
     low, high = spread.confidence_interval
-    return PairedDifference(before, after, after - before, float(low), float(high), float(min(1, 2 * min(tails))))
+    p_value = float(min(1, 2 * min(tails)))
+    return PairedDifference(before, after, after - before, float(low), float(high), p_value, len(counts))
 
 
 def _by_identity(
     columns: list[npt.ArrayLike], identities: npt.ArrayLike
 ) -> tuple[list[npt.NDArray], npt.NDArray[np.int64]]:
     """Each column's sum per identity, and the number of cases per identity; cases with NaN are left out."""
-    arrays = [as_array(column).astype(np.float64) for column in columns]
+    raw = [as_array(column) for column in columns]
+    if any(array.dtype.kind not in "fiub" for array in raw):
+        kinds = " and ".join(str(array.dtype) for array in raw)
+        raise InputError(f"Values of type {kinds} were given; real numbers are expected.")
+    arrays = [array.astype(np.float64) for array in raw]
+    if any(np.isinf(array).any() for array in arrays):
+        raise InputError("An infinite value was given; a mean needs finite ones, or NaN for cases without a value.")
     owners = as_array(identities)
     if any(array.shape != owners.shape or array.ndim != 1 for array in arrays):
         shapes = " and ".join(str(array.shape) for array in arrays)
@@ -116,8 +129,10 @@ def _resample(sums: npt.NDArray, counts: npt.NDArray, confidence: float, resampl
     """SciPy's bootstrap of sum / count over people, or None for fewer than two people."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; it lies between 0 and 1, for example 0.95.")
-    if resamples < 100:
-        raise InputError(f"resamples is {resamples}; an interval needs at least 100.")
+    if not isinstance(resamples, int | np.integer) or resamples < 100:
+        raise InputError(f"resamples is {resamples}; an interval needs a whole number of at least 100.")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed is {seed}; a whole number from 0 on is expected.")
     if len(sums) < 2:
         return None
 

@@ -1,15 +1,18 @@
 """Whether one run searches better than another: a paired bootstrap on the same queries."""
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from posereid.errors import InputError
-from posereid.evaluation.bootstrap import paired_difference
+from posereid.evaluation.bootstrap import ENOUGH_PEOPLE, paired_difference
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.per_query import QueryFigures
 
 EVALUATION_FILE = "evaluation.json"
+PLAIN, RERANKED = "reid", "reid_reranked"
 QUERIES_SUFFIX = "-queries.csv"
 RERANKED_SUFFIX = "-queries-reranked.csv"
 
@@ -37,8 +40,8 @@ def compare(
     """
     files = [_evaluation_file(path) for path in (first, second)]
     evaluations = [_read(file) for file in files]
-    figures = [QueryFigures.read(_existing(queries_file(file, reranked=reranked), reranked)) for file in files]
-    _require_same_test(files, evaluations, figures)
+    figures = [_queries(file, evaluation, reranked) for file, evaluation in zip(files, evaluations, strict=True)]
+    _require_same_test(files, evaluations, figures, RERANKED if reranked else PLAIN)
     rows = {}
     for name, before in figures[0].headlines().items():
         found = paired_difference(
@@ -49,14 +52,19 @@ def compare(
             resamples=resamples,
             seed=seed,
         )
-        percent = {key: round(100 * getattr(found, key), 2) for key in ("first", "second", "difference", "low", "high")}
-        rows[name] = percent | {"p_value": round(found.p_value, 5), "real": found.real}
+        percent = {key: _percent(getattr(found, key)) for key in ("first", "second", "difference", "low", "high")}
+        p_value = None if math.isnan(found.p_value) else round(found.p_value, 5)
+        rows[name] = percent | {"p_value": p_value, "real": found.real}
+    matched = [
+        identity for identity, rank in zip(figures[0].identities, figures[0].first_hit_ranks, strict=True) if rank
+    ]
     return {
         "first": str(first),
         "second": str(second),
         "seeds": [evaluation.get("seed") for evaluation in evaluations],
-        "queries": int((figures[0].first_hit_ranks > 0).sum()),
-        "identities": len(set(figures[0].identities)),
+        "queries": len(matched),
+        "identities": len(set(matched)),
+        "searched_otherwise": _search_differences(evaluations, RERANKED if reranked else PLAIN),
         "reranked": reranked,
         "confidence": confidence,
         "resamples": resamples,
@@ -75,12 +83,25 @@ def comparison_table(comparison: dict[str, Any]) -> str:
         + (", re-ranked" if comparison["reranked"] else ""),
         f"  {'':<10}{'A %':>8}{'B %':>8}{'B - A':>9}   {share + ' interval':<20}{'p':>8}   is it real?",
     ]
+    few = comparison["identities"] < ENOUGH_PEOPLE
     for name, row in comparison["differences"].items():
-        interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
-        verdict = ("B is better" if row["difference"] > 0 else "A is better") if row["real"] else "cannot be told apart"
+        known = row["low"] is not None
+        interval = f"[{row['low']:+.2f}, {row['high']:+.2f}]" if known else "–"
+        p_value = f"{row['p_value']:.4f}" if known else "–"
+        if few:
+            verdict = "too few people to say"
+        elif row["real"]:
+            verdict = "B is better" if row["difference"] > 0 else "A is better"
+        else:
+            verdict = "cannot be told apart"
         lines.append(
             f"  {HEADLINES[name]:<10}{row['first']:>8.2f}{row['second']:>8.2f}{row['difference']:>+9.2f}   "
-            f"{interval:<20}{row['p_value']:>8.4f}   {verdict}"
+            f"{interval:<20}{p_value:>8}   {verdict}"
+        )
+    lines += [f"The two searched with different {what}." for what in comparison["searched_otherwise"]]
+    if few:
+        lines.append(
+            f"With fewer than {ENOUGH_PEOPLE} people such intervals are too narrow, so nothing is called real."
         )
     lines.append(
         "The interval says what other people in front of the same cameras would change. It does not know what another "
@@ -96,11 +117,25 @@ def _evaluation_file(path: Path) -> Path:
     return file
 
 
-def _existing(path: Path, reranked: bool) -> Path:
+def _queries(file: Path, evaluation: dict[str, Any], reranked: bool) -> QueryFigures:
+    """The figures of each query, which must be those that the evaluation was written with."""
+    path = queries_file(file, reranked=reranked)
+    remedy = "evaluate again with --rerank" if reranked else "evaluate again"
     if not path.is_file():
-        remedy = "evaluate again with --rerank" if reranked else "evaluate again"
         raise InputError(f"{path}, the figures of each query, is not there; {remedy}.")
-    return path
+    part = evaluation.get(RERANKED if reranked else PLAIN)
+    if not isinstance(part, dict) or part.get("queries_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise InputError(f"{path} does not belong to {file}, which was written with other figures; {remedy}.")
+    return QueryFigures.read(path)
+
+
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else round(100 * share, 2)
+
+
+def _search_differences(evaluations: list[dict[str, Any]], part: str) -> list[str]:
+    """How two searches of the same test differ that may explain the difference."""
+    return [key for key in ("metric", "multi_query") if evaluations[0][part].get(key) != evaluations[1][part].get(key)]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -108,13 +143,21 @@ def _read(file: Path) -> dict[str, Any]:
         evaluation = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); evaluate again.") from None
-    if not isinstance(evaluation, dict) or "schema" not in evaluation:
+    if not isinstance(evaluation, dict) or "schema" not in evaluation or not isinstance(evaluation.get("data"), dict):
         raise InputError(f"{file} was not written by posereid evaluate; give a run's folder or its evaluation.json.")
     return evaluation
 
 
-def _require_same_test(files: list[Path], evaluations: list[dict[str, Any]], figures: list[QueryFigures]) -> None:
-    tests = [(evaluation.get("data") or {}).get("test_fingerprint") for evaluation in evaluations]
+def _require_same_test(
+    files: list[Path], evaluations: list[dict[str, Any]], figures: list[QueryFigures], part: str
+) -> None:
+    kinds = [evaluation[part].get("average_precision") for evaluation in evaluations]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{files[0]} has the average precision {kinds[0]} and {files[1]} {kinds[1]}, which are two different "
+            "figures; evaluate both with the same --average-precision."
+        )
+    tests = [evaluation["data"].get("test_fingerprint") for evaluation in evaluations]
     names = [[name for name, _, _ in table.labels] for table in figures]
     same_names = names[0] == names[1] or not all(names[0]) or not all(names[1])
     if tests[0] != tests[1] or not same_names or len(names[0]) != len(names[1]):

@@ -238,7 +238,8 @@ def feature_table(features: npt.ArrayLike, name: str) -> Table:
 
 
 def _unit_length(features: Table) -> Table:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    # In double precision: squares of large or small float32 would leave its range.
+    norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     return features / np.where(norms > 0, norms, 1)
 
 

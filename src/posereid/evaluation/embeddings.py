@@ -186,5 +186,13 @@ def _side(path: Path, arrays: Mapping[str, npt.NDArray[Any]], side: str) -> Embe
             raise InputError(
                 f"{path}: {prefix}{name} holds values of type {array.dtype}; whole numbers or strings are expected."
             )
-    names = tuple(labels["names"].astype(str).tolist()) if "names" in labels else None
+    try:
+        labels = {name: array.astype(str) if array.dtype.kind == "S" else array for name, array in labels.items()}
+        names = tuple(labels["names"].astype(str).tolist()) if "names" in labels else None
+        "".join(map(str, labels["identities"])).encode()
+        "".join(names or ()).encode()
+    except UnicodeError:
+        raise InputError(
+            f"{path}: {prefix}identities or names hold bytes that are no text; write them as text."
+        ) from None
     return Embeddings(features, labels["identities"], labels.get("cameras"), names)

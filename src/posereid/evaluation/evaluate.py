@@ -92,6 +92,14 @@ def evaluate_run(
     judging = latest_checkpoint(judge) if judge else checkpoint
     embedder = load_embedder(checkpoint.folder, device) if _holds(checkpoint, "embedder") else None
     generator = load_generator(checkpoint.folder, device) if _holds(checkpoint, "generator") else None
+    if embedder is None and generator is None:
+        raise InputError(
+            f"{run} has neither an embedder nor a generator to evaluate; give a run of train or train-reid."
+        )
+    if generator is None and (judge or pose_estimator):
+        raise InputError(
+            f"{run} has no generator, whose pictures --judge and --pose-estimator look at; leave them out."
+        )
     judging_embedder = load_embedder(judging.folder, device) if judge or embedder is not None else None
     estimator = load_pose_estimator(pose_estimator, device) if pose_estimator else None
     figures = {
@@ -213,7 +221,10 @@ def _searched(
     figures["reid"] = search.summary(settings) | {"multi_query": settings.multi_query}
     reranked = search.reranked(settings, device=device, progress=progress) if settings.rerank else None
     if reranked:
-        figures["reid_reranked"] = reranked.summary(settings) | {"reranking": settings.reranking.model_dump()}
+        figures["reid_reranked"] = reranked.summary(settings) | {
+            "multi_query": settings.multi_query,
+            "reranking": settings.reranking.model_dump(),
+        }
     try:
         verification = search.verify(settings, progress=progress)
         figures["verification"] = _verification_figures(verification)

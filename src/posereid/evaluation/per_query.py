@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from posereid.data.readers import read_rows
 from posereid.evaluation.headlines import headline_values
-from posereid.files import write_atomically
 from posereid.messages import complaint, shown
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ class QueryFigures:
         """Each headline's value for each query."""
         return headline_values(self.first_hit_ranks, self.average_precisions, self.inverse_negative_penalties)
 
-    def write(self, path: Path) -> None:
-        """Write the CSV, every digit kept; an unmatched query has rank 0 and empty figures."""
+    def as_csv(self) -> str:
+        """The CSV, every digit kept; an unmatched query has rank 0 and empty figures."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -73,11 +72,11 @@ class QueryFigures:
         ):
             labels, rank, *figures = row
             writer.writerow([*labels, rank, *("" if math.isnan(figure) else repr(figure) for figure in figures)])
-        write_atomically(path, text.getvalue())
+        return text.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> "QueryFigures":
-        """Read what :meth:`write` wrote. Raises :class:`InputError` for another file or a figure out of range."""
+        """Read what :meth:`as_csv` made. Raises :class:`InputError` for another file or a figure out of range."""
         labels: list[tuple[str, str, str]] = []
         ranks: list[int] = []
         precisions: list[float] = []

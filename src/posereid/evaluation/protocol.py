@@ -160,6 +160,9 @@ def _shared_codes(queries: npt.NDArray[Any], gallery: npt.NDArray[Any], what: st
             f"The {what} of queries and gallery are of types {queries.dtype} and {gallery.dtype}; give both "
             "as whole numbers or both as strings."
         )
+    if queries.dtype.kind != gallery.dtype.kind and "u" in (queries.dtype.kind, gallery.dtype.kind):
+        # NumPy's common type of int64 and uint64 is a float, which large numbers share.
+        queries, gallery = queries.astype(object), gallery.astype(object)
     _, codes = np.unique(np.concatenate([queries, gallery]), return_inverse=True)
     codes = codes.reshape(-1).astype(np.intp)
     return codes[: len(queries)], codes[len(queries) :]

@@ -158,7 +158,7 @@ def _blocks_of_distances(features: Table, neighbours: int, device: Any) -> Itera
     # Without their common part |a|² + |b|² - 2ab loses few digits, even of features that are all alike.
     centred = features - features.mean(axis=0, dtype=np.float64)
     square_lengths = np.einsum("ij,ij->i", centred, centred)
-    points = torch.from_numpy(centred.astype(np.float32)).to(device or "cpu")
+    points = torch.from_numpy(centred.astype(np.float32)).to("cpu" if device is None else device)
     offsets = torch.from_numpy(square_lengths.astype(np.float32)).to(points.device)
     del centred
     rows = max(1, min(crops, _BLOCK_ELEMENTS // crops))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from posereid.evaluation.bootstrap import ENOUGH_PEOPLE
 from posereid.evaluation.generator_quality import ANSWERS, FOREGROUND, IMAGE, MEASURES
 from posereid.evaluation.headlines import HEADLINES
 
@@ -37,6 +38,8 @@ def _search_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         for headline, label in HEADLINES.items():
             yield f"  {label:<{_LABEL_WIDTH}}{reid[headline]:8.2f} %   {_bounds(reid['intervals'][headline], '.2f')}"
         yield f"  {'rank-1 of a random order':<{_LABEL_WIDTH}}{reid['chance_rank1']:8.2f} %"
+        if reid["query_identities"] < ENOUGH_PEOPLE:
+            yield f"  Intervals over fewer than {ENOUGH_PEOPLE} people are too narrow; do not rely on them."
 
 
 def _verification_lines(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -111,7 +114,9 @@ def _number(value: float | None) -> str:
 
 
 def _bounds(bounds: list[float | None], form: str) -> str:
-    low, high = (("–" if index == 0 else "∞") if b is None else format(b, form) for index, b in enumerate(bounds))
+    if bounds[0] is None and bounds[1] is None:
+        return "–"
+    low, high = (("-∞" if index == 0 else "∞") if b is None else format(b, form) for index, b in enumerate(bounds))
     return f"[{low}, {high}]"
 
 
