@@ -8,7 +8,7 @@ from typing import Any
 
 from posereid.errors import InputError
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE, paired_difference
-from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.headlines import HEADLINES, percent
 from posereid.evaluation.per_query import QueryFigures
 
 EVALUATION_FILE = "evaluation.json"
@@ -41,7 +41,8 @@ def compare(
     files = [_evaluation_file(path) for path in (first, second)]
     evaluations = [_read(file) for file in files]
     figures = [_queries(file, evaluation, reranked) for file, evaluation in zip(files, evaluations, strict=True)]
-    _require_same_test(files, evaluations, figures, RERANKED if reranked else PLAIN)
+    part = RERANKED if reranked else PLAIN
+    _require_same_test(files, evaluations, figures, part)
     rows = {}
     for name, before in figures[0].headlines().items():
         found = paired_difference(
@@ -52,9 +53,9 @@ def compare(
             resamples=resamples,
             seed=seed,
         )
-        percent = {key: _percent(getattr(found, key)) for key in ("first", "second", "difference", "low", "high")}
+        shares = {key: percent(getattr(found, key)) for key in ("first", "second", "difference", "low", "high")}
         p_value = None if math.isnan(found.p_value) else round(found.p_value, 5)
-        rows[name] = percent | {"p_value": p_value, "real": found.real}
+        rows[name] = shares | {"p_value": p_value, "real": found.real}
     matched = [
         identity for identity, rank in zip(figures[0].identities, figures[0].first_hit_ranks, strict=True) if rank
     ]
@@ -64,7 +65,7 @@ def compare(
         "seeds": [evaluation.get("seed") for evaluation in evaluations],
         "queries": len(matched),
         "identities": len(set(matched)),
-        "searched_otherwise": _search_differences(evaluations, RERANKED if reranked else PLAIN),
+        "searched_otherwise": _search_differences(evaluations, part),
         "reranked": reranked,
         "confidence": confidence,
         "resamples": resamples,
@@ -127,10 +128,6 @@ def _queries(file: Path, evaluation: dict[str, Any], reranked: bool) -> QueryFig
     if not isinstance(part, dict) or part.get("queries_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise InputError(f"{path} does not belong to {file}, which was written with other figures; {remedy}.")
     return QueryFigures.read(path)
-
-
-def _percent(share: float) -> float | None:
-    return None if math.isnan(share) else round(100 * share, 2)
 
 
 def _search_differences(evaluations: list[dict[str, Any]], part: str) -> list[str]:

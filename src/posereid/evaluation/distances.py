@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -103,18 +104,10 @@ class FeatureDistances:
         blocks are multiplied; without one, NumPy does it. Raises :class:`InputError` for features that are not
         finite, not two-dimensional or of different length.
         """
-        if metric not in get_args(Metric):
-            raise InputError(f"metric is {metric!r}; choose {' or '.join(get_args(Metric))}.")
-        query = feature_table(query_features, "query_features")
-        gallery = feature_table(gallery_features, "gallery_features")
-        if query.shape[1] != gallery.shape[1]:
-            raise InputError(
-                f"Query features have {query.shape[1]} numbers each and gallery features {gallery.shape[1]}; "
-                "both must come from the same network."
-            )
+        query, gallery = feature_tables(query_features, gallery_features, metric)
         dtype = np.result_type(query, gallery)
         if metric == "cosine":
-            query, gallery = (_unit_length(part).astype(dtype, copy=False) for part in (query, gallery))
+            query, gallery = (unit_length(part).astype(dtype, copy=False) for part in (query, gallery))
         else:
             # |a|² + |b|² - 2ab loses the digits of a small distance, hence double precision.
             query, gallery = query.astype(np.float64), gallery.astype(np.float64)
@@ -148,8 +141,13 @@ class FeatureDistances:
             np.subtract(1, similarities, out=similarities)
             return np.clip(similarities, 0, 2, out=similarities)
         block = self.query[start:stop]
-        squares = (block**2).sum(1)[:, None] + (self.gallery**2).sum(1) - 2 * (block @ self.gallery.T)
+        squares = (block**2).sum(1)[:, None] + self._gallery_squares - 2 * (block @ self.gallery.T)
         return np.sqrt(np.maximum(_on_host(squares), 0)).astype(self.dtype)
+
+    @cached_property
+    def _gallery_squares(self) -> Any:
+        """|b|² of every gallery feature, (G,), which all blocks need."""
+        return (self.gallery**2).sum(1)
 
 
 def as_distances(distances: "npt.ArrayLike | Distances") -> "Distances":
@@ -227,6 +225,22 @@ def distance_matrix(
     return distances
 
 
+def feature_tables(
+    query_features: npt.ArrayLike, gallery_features: npt.ArrayLike, metric: Metric
+) -> tuple[Table, Table]:
+    """Both sides' :func:`feature_table`. Raises :class:`InputError` where D differs, and for an unknown metric."""
+    if metric not in get_args(Metric):
+        raise InputError(f"metric is {metric!r}; choose {' or '.join(get_args(Metric))}.")
+    query = feature_table(query_features, "query_features")
+    gallery = feature_table(gallery_features, "gallery_features")
+    if query.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"Query features have {query.shape[1]} numbers each and gallery features {gallery.shape[1]}; "
+            "both must come from the same network."
+        )
+    return query, gallery
+
+
 def feature_table(features: npt.ArrayLike, name: str) -> Table:
     """Features (n, D) as float32 or float64. Raises :class:`InputError` naming the first row that is not finite."""
     table = as_table(features, name)
@@ -237,7 +251,8 @@ def feature_table(features: npt.ArrayLike, name: str) -> Table:
     return table
 
 
-def _unit_length(features: Table) -> Table:
+def unit_length(features: Table) -> Table:
+    """Features (n, D) divided by their length, float64; an all-zero one stays."""
     # In double precision: squares of large or small float32 would leave its range.
     norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     return features / np.where(norms > 0, norms, 1)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from posereid.data.crops import CropTable
 from posereid.errors import InputError
-from posereid.evaluation.distances import Table, feature_table
+from posereid.evaluation.distances import Table, feature_table, unit_length
 from posereid.evaluation.protocol import as_array
 from posereid.messages import shown
 
@@ -102,9 +102,7 @@ def pool_queries(query: Embeddings, more: Embeddings | None = None, pooling: Poo
     if pooling == "max":
         pooled = np.maximum.reduceat(features[order], starts)
     else:
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        unit = (features / np.where(norms > 0, norms, 1))[order]
-        pooled = np.add.reduceat(unit, starts) / np.diff([*starts, len(order)])[:, None]
+        pooled = np.add.reduceat(unit_length(features)[order], starts) / np.diff([*starts, len(order)])[:, None]
     names = None if query.names is None else tuple(query.names[position] for position in first)
     return Embeddings(pooled.astype(features.dtype), query.identities[first], query.cameras[first], names)
 

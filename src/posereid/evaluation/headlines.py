@@ -1,5 +1,7 @@
 """The figures that every table of a search shows."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,3 +19,8 @@ def headline_values(
     """Each headline's value for each query, (Q,) in [0, 1], NaN for unmatched queries."""
     hits = {f"rank{k}": np.where(first_hit_ranks > 0, (first_hit_ranks <= k).astype(np.float64), np.nan) for k in RANKS}
     return hits | {"mAP": average_precisions, "mINP": inverse_negative_penalties}
+
+
+def percent(share: float) -> float | None:
+    """A share in percent, to two digits; None for NaN, which JSON does not know."""
+    return None if math.isnan(share) else round(100 * share, 2)

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 
 from posereid.errors import InputError
-from posereid.evaluation.distances import Metric, Table, feature_table
+from posereid.evaluation.distances import Metric, Table, feature_tables
 from posereid.evaluation.protocol import Indices
 from posereid.progress import progress_bar
 
@@ -112,19 +112,11 @@ def _whole_number(value: Any, name: str) -> int:
 
 def _joint_features(query_features: Any, gallery_features: Any, metric: Metric) -> tuple[Table, int]:
     """Queries and gallery in one table (N, D) of numbers up to 1, and how many queries come first."""
-    if metric not in get_args(Metric):
-        raise InputError(f"metric is {metric!r}; choose {' or '.join(get_args(Metric))}.")
-    query = feature_table(query_features, "query_features")
-    gallery = feature_table(gallery_features, "gallery_features")
+    query, gallery = feature_tables(query_features, gallery_features, metric)
     if not len(query):
         raise InputError("query_features has no rows: there is no query to re-rank.")
     if not len(gallery):
         raise InputError("gallery_features has no rows: there is no gallery to re-rank.")
-    if query.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"Query features have {query.shape[1]} numbers each and gallery features {gallery.shape[1]}; "
-            "both must come from the same network."
-        )
     features = np.concatenate([query, gallery])
     # A common power of two changes no digit and no ratio of distances, and keeps squares within float32.
     _, exponent = np.frexp(np.abs(features).max(initial=0))

@@ -11,7 +11,7 @@ from posereid.errors import InputError
 from posereid.evaluation.bootstrap import Interval, clustered_mean
 from posereid.evaluation.distances import Distances, DistanceTable, FeatureDistances
 from posereid.evaluation.embeddings import Embeddings, labels_fingerprint
-from posereid.evaluation.headlines import RANKS, headline_values
+from posereid.evaluation.headlines import RANKS, headline_values, percent
 from posereid.evaluation.protocol import RankingProtocol
 from posereid.evaluation.ranking import RankedMatches, RankingResult, rank_gallery, ranked_matches
 from posereid.evaluation.reranking import k_reciprocal
@@ -121,9 +121,9 @@ class Search:
         """Headlines in percent with their intervals, chance, and how many queries they are over; ready for JSON."""
         intervals = self.intervals(recipe)
         return {
-            **{name: _percent(interval.estimate) for name, interval in intervals.items()},
-            "intervals": {name: [_percent(i.low), _percent(i.high)] for name, i in intervals.items()},
-            "chance_rank1": _percent(self.chance_rank1()),
+            **{name: percent(interval.estimate) for name, interval in intervals.items()},
+            "intervals": {name: [percent(i.low), percent(i.high)] for name, i in intervals.items()},
+            "chance_rank1": percent(self.chance_rank1()),
             "queries": self.result.evaluated_queries,
             "queries_without_match": self.result.unmatched_queries,
             "query_identities": len(np.unique(self.query.identities[self.result.first_hit_ranks > 0])),
@@ -132,7 +132,3 @@ class Search:
             "metric": recipe.metric,
             "same_camera_rule": self.query.cameras is not None,
         }
-
-
-def _percent(share: float) -> float | None:
-    return None if np.isnan(share) else round(100 * share, 2)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE
-from posereid.evaluation.generator_quality import ANSWERS, FOREGROUND, IMAGE, MEASURES
 from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.picture_measures import ANSWERS, FOREGROUND, IMAGE, MEASURES
 
 _LABEL_WIDTH = 36
 
