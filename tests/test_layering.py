@@ -14,7 +14,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "messages", "files", "pictures", "progress"}),
     frozenset({"pose", "config"}),
     frozenset({"data"}),
-    frozenset({"generator", "discriminator", "embedder", "pose_estimator", "losses"}),
+    frozenset({"generator", "discriminator", "backbones", "embedder", "pose_estimator", "losses"}),
     frozenset({"training", "augment", "evaluation", "fusion", "features", "transfer"}),
     frozenset(
         {

@@ -1,15 +1,13 @@
 """E, the re-ID network: a backbone, the 128-d embedding, the identity classifier (sections 3.7 and 4)."""
 
-import difflib
 from typing import TypedDict
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from posereid.errors import InputError
+from posereid.backbones import create_backbone
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -90,28 +88,7 @@ def build_embedder(
     Raises InputError when timm has no such backbone, or when its ImageNet weights are asked for and cannot be
     had: training from scratch is a choice that the recipe makes, never a fallback.
     """
-    if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
-        raise InputError(
-            f"embedder.backbone: timm has no model {backbone!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else "choose a name from timm.list_models().")
-        )
-    configuration = timm.models.get_pretrained_cfg(backbone)
-    if pretrained and not (configuration and configuration.has_weights):
-        raise InputError(
-            f"embedder.pretrained: timm has no ImageNet weights for {backbone!r}; "
-            "set embedder.pretrained to false to train it from scratch, or choose another backbone."
-        )
-    try:
-        trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
-    except Exception as error:
-        if not pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"embedder.pretrained: the ImageNet weights of {backbone!r} could not be fetched ({reason}); connect to "
-            "the network once so that they are cached, or set embedder.pretrained to false to train from scratch."
-        ) from error
+    trunk = create_backbone("embedder", backbone, pretrained=pretrained, num_classes=0)
     # Some families end in a layer of another width than their feature maps have.
     features: int = getattr(trunk, "head_hidden_size", None) or trunk.num_features  # type: ignore[assignment]
     return Embedder(trunk, features, identities, input_size, crop_size, dropout=dropout)

@@ -1,6 +1,5 @@
 """The pose estimator, which finds joints in pictures: a backbone and transposed convolutions to heat maps."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights, keypointrcnn_resnet50_fpn
 
+from posereid.backbones import create_backbone, require_backbone
 from posereid.embedder import IMAGENET_DEVIATION, IMAGENET_MEAN
 from posereid.errors import InputError
 from posereid.pose.joints import JOINT_COUNT, joint_index
@@ -172,12 +172,7 @@ def build_pose_estimator(
     Raises InputError when timm has no such backbone, when it has no map at ``map_stride``, or when its ImageNet
     weights are asked for and cannot be had.
     """
-    if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
-        raise InputError(
-            f"pose_estimator.backbone: timm has no model {backbone!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else "choose a name from timm.list_models().")
-        )
+    require_backbone("pose_estimator", backbone)
     strides = _map_strides(backbone)
     wanted = [index for index, stride in enumerate(strides) if stride >= map_stride]
     expected = [map_stride * 2**power for power in range(len(wanted))]
@@ -187,16 +182,9 @@ def build_pose_estimator(
             f"{map_stride} needs that and each double of it; choose another backbone, for example resnet18, or another "
             "map_stride."
         )
-    try:
-        trunk = timm.create_model(backbone, pretrained=pretrained, features_only=True, out_indices=tuple(wanted))
-    except Exception as error:
-        if not pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"pose_estimator.pretrained: the ImageNet weights of {backbone!r} could not be had ({reason}); connect to "
-            "the network once so that they are cached, or set pose_estimator.pretrained to false."
-        ) from error
+    trunk = create_backbone(
+        "pose_estimator", backbone, pretrained=pretrained, features_only=True, out_indices=tuple(wanted)
+    )
     channels: list[int] = trunk.feature_info.channels()  # type: ignore[union-attr, operator]
     return PoseEstimator(trunk, channels, width, map_stride, crop_size)
 

@@ -18,7 +18,6 @@ from posereid.embedder import Embedder
 from posereid.errors import InputError
 from posereid.evaluation.image_quality import TrivialAnswers, grey_background
 from posereid.evaluation.learned_metrics import LearnedMetrics, PictureStatistics
-from posereid.evaluation.picture_measures import ANSWERS as ANSWERS
 from posereid.evaluation.picture_measures import (
     FOREGROUND,
     IMAGE,
