@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from posereid.data.batches import CropImages, PosePairs, class_labels, collate, to_float
+from posereid.data.batches import CropImages, PosePairs, class_labels, to_float
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler
 from posereid.generator.generator import build_generator
@@ -18,7 +18,7 @@ def test_the_generator_learns_four_pairs_by_heart(crops: CropTable, adain: AdaIN
     train = crops.train
     pairs = PosePairs(CropImages(train, 64, 32), class_labels(train))
     rows = PosePairSampler(train, batch_size=4, pairs_per_epoch=4, seed=0).batch(0, 0)
-    batch = collate([pairs[(0, int(source), int(target))] for source, target in rows])
+    batch = pairs[[(0, int(source), int(target)) for source, target in rows]]
     order = torch.channels_last
     source, target = (to_float(pixels) for pixels in (batch.source_images, batch.target_images))
     source, source_pose, target_pose = (

@@ -13,7 +13,7 @@ from PIL import Image
 from posereid.augment import draw
 from posereid.config import EvaluationRecipe, Recipe
 from posereid.curves import loss_curves
-from posereid.data.batches import CropImages, PosePairs, collate, to_float
+from posereid.data.batches import CropImages, PosePairs, to_float
 from posereid.data.crops import Crop, CropTable
 from posereid.evaluation.evaluate import evaluate_run
 from posereid.evaluation.generator_quality import pick_test_pairs
@@ -135,7 +135,7 @@ def _pairs(generator: PoseTransferGenerator, crops: CropTable, scale: int) -> Im
     test = [*crops.query, *crops.gallery]
     rows = pick_test_pairs(test, EvaluationRecipe(pairs=PAIRS_SHOWN, pairs_seed=1))
     pairs = PosePairs(CropImages(test, *generator.crop_size), {crop.identity: 0 for crop in test})
-    batch = collate([pairs[(0, source, target)] for source, target in rows])
+    batch = pairs[[(0, source, target) for source, target in rows]]
     generated = generator(to_float(batch.source_images), batch.source_poses, batch.target_poses)
     return pose_pair_sheet(batch, generated, scale=scale, columns=2)
 

@@ -321,7 +321,7 @@ def _sheet(search: Search, queries: Sequence[Crop], gallery: Sequence[Crop], pos
     for position in positions:
         found = search.ranked(position, FOUND_SHOWN)
         crops = [queries[position], *(gallery[int(index)] for index in found.gallery_indices)]
-        images = CropImages(crops, _PICTURE_HEIGHT, _PICTURE_HEIGHT // 2, keep=False)
+        images = CropImages(crops, _PICTURE_HEIGHT, _PICTURE_HEIGHT // 2, cache_gb=0)
         query, *answers = [images.image(number).permute(1, 2, 0).numpy() for number in range(len(crops))]
         rows.append(RankedRow(query, answers, found.right, crops[0].camera, [crop.camera for crop in crops[1:]]))
     return ranked_list_sheet(rows, scale=1)

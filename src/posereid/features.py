@@ -16,6 +16,8 @@ from posereid.data.readers import image_names
 from posereid.embedder import Embedder
 from posereid.errors import InputError
 from posereid.files import write_atomically
+from posereid.messages import complaint
+from posereid.pose.formats import name_problem
 from posereid.pose.names import parse_crop_name
 from posereid.progress import progress_bar
 
@@ -35,7 +37,7 @@ def embed_crops(
     device = next(embedder.parameters()).device
     was_training = embedder.training
     embedder.eval()
-    images = CropImages(crops, *embedder.crop_size, keep=False)
+    images = CropImages(crops, *embedder.crop_size, cache_gb=0)
     features = np.empty((len(crops), embedder.embedding.out_features), np.float32)
     with progress_bar(len(crops), "embedding", "crop", show=progress) as bar:
         for start in range(0, len(crops), batch_size):
@@ -70,6 +72,9 @@ def read_image_folder(images: Path) -> ImageFolder:
     names = image_names(images)
     if not names:
         return _from_table(images)
+    for name in names:
+        if problem := name_problem(name):
+            raise complaint(images, f"{problem} among its files", "names that can be printed", "rename the file")
     parsed = [parse_crop_name(name) for name in names]
     crops = tuple(
         Crop(images / name, name, known.identity if known else -1, known.camera if known else -1, "gallery")
@@ -80,7 +85,7 @@ def read_image_folder(images: Path) -> ImageFolder:
 
 def _from_table(images: Path) -> ImageFolder:
     table = load_crops(images)
-    names = tuple(crop.path.relative_to(table.root).as_posix() for crop in table)
+    names = tuple(table.path_in_set(crop) for crop in table)
     return ImageFolder(table.crops, names, identified=True)
 
 

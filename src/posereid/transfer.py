@@ -9,7 +9,7 @@ from PIL import Image
 
 from posereid.augment import draw
 from posereid.data.crops import Crop
-from posereid.data.images import open_image
+from posereid.data.images import open_crop
 from posereid.errors import InputError
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.canonical import CANONICAL_POSES, canonical_pose
@@ -41,7 +41,7 @@ def find_joints(
             return table[spec]
     found = next((crop for crop in crops if crop.name == spec and crop.joints is not None), None)
     if found is not None and found.joints is not None:
-        own = open_image(found.path).size
+        own = open_crop(found).size
         return found.joints.resized(size[0] / own[0], size[1] / own[1])
     searched = ", ".join(str(path) for path in tables) or "the run's data set"
     raise InputError(

@@ -3,6 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from posereid.data.batches import (
@@ -10,9 +13,9 @@ from posereid.data.batches import (
     PosePairBatch,
     PosePairs,
     Quartets,
-    batch_loader,
     class_labels,
-    collate,
+    load_batches,
+    shifted,
     to_float,
     to_pixels,
 )
@@ -82,7 +85,7 @@ def test_joints_stay_on_the_person_when_the_crop_is_resized(tmp_path: Path, size
 
 def test_decoded_crops_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
     crop = one_crop(tmp_path)
-    kept, fresh = CropImages([crop], 64, 32), CropImages([crop], 64, 32, keep=False)
+    kept, fresh = CropImages([crop], 64, 32), CropImages([crop], 64, 32, cache_gb=0)
     before = kept.image(0).clone()
     fresh.image(0)
     Image.new("RGB", (32, 64), (255, 0, 0)).save(crop.path)
@@ -110,14 +113,14 @@ def test_mirroring_a_pair_mirrors_both_images_and_both_sets_of_joints(crops: Cro
     train = crops.train
     images, labels = CropImages(train, 64, 32), class_labels(train)
     _, source, target = next(iter(ShardedBatches(PosePairSampler(train, 4, 8, 0), 1)))[0]
-    plain = PosePairs(images, labels, flip=0.0)[5, source, target]
-    mirrored = PosePairs(images, labels, flip=1.0)[5, source, target]
+    plain = PosePairs(images, labels, flip=0.0)[[(5, source, target)]]
+    mirrored = PosePairs(images, labels, flip=1.0)[[(5, source, target)]]
     for side in ("source", "target"):
         picture, flipped = getattr(plain, f"{side}_images"), getattr(mirrored, f"{side}_images")
         assert torch.equal(flipped, picture.flip(-1))
-        present, shown = getattr(plain, f"{side}_present"), getattr(mirrored, f"{side}_present")
+        present, shown = getattr(plain, f"{side}_present")[0], getattr(mirrored, f"{side}_present")[0]
         assert torch.equal(shown, present[list(FLIP_ORDER)])
-        before, after = getattr(plain, f"{side}_keypoints"), getattr(mirrored, f"{side}_keypoints")
+        before, after = getattr(plain, f"{side}_keypoints")[0], getattr(mirrored, f"{side}_keypoints")[0]
         for joint in range(JOINT_COUNT):
             if shown[joint]:
                 old = before[FLIP_ORDER[joint]]
@@ -127,28 +130,28 @@ def test_mirroring_a_pair_mirrors_both_images_and_both_sets_of_joints(crops: Cro
 
 def test_the_mirrored_joint_still_lies_on_the_mirrored_spot(tmp_path: Path) -> None:
     pairs = PosePairs(CropImages([one_crop(tmp_path)], 64, 32), {4: 0}, flip=1.0)
-    pair = pairs[0, 0, 0]
-    spot = pair.target_keypoints[joint_index("right_wrist")].tolist()
-    assert spot == centre_of_light(pair.target_images)
+    pair = pairs[[(0, 0, 0)]]
+    spot = pair.target_keypoints[0, joint_index("right_wrist")].tolist()
+    assert spot == centre_of_light(pair.target_images[0])
 
 
 def test_the_share_of_mirrored_pairs_follows_the_recipe_and_the_draw_decides(tmp_path: Path) -> None:
     pairs = PosePairs(CropImages([one_crop(tmp_path)], 64, 32), {4: 0}, flip=0.25)
 
     def mirrored(draw: int) -> bool:
-        return bool(pairs[draw, 0, 0].source_present[joint_index("right_wrist")])
+        return bool(pairs[[(draw, 0, 0)]].source_present[0, joint_index("right_wrist")])
 
     first = [mirrored(draw) for draw in range(400)]
     assert 60 < sum(first) < 140
     assert [mirrored(draw) for draw in range(400)] == first
 
 
-def test_collate_stacks_field_by_field_and_the_batch_renders_its_poses(crops: CropTable) -> None:
+def test_a_batch_holds_its_rows_field_by_field_and_renders_its_poses(crops: CropTable) -> None:
     train = crops.train
     images, labels = CropImages(train, 64, 32), class_labels(train)
     rows = next(iter(ShardedBatches(PosePairSampler(train, 3, 8, 0), 1)))
     pairs = PosePairs(images, labels)
-    batch = collate([pairs[row] for row in rows])
+    batch = pairs[rows]
     assert isinstance(batch, PosePairBatch)
     assert len(batch) == 3
     for n, (_, source, target) in enumerate(rows):
@@ -163,8 +166,9 @@ def test_collate_stacks_field_by_field_and_the_batch_renders_its_poses(crops: Cr
 
 def test_a_batch_moves_to_another_device_whole() -> None:
     tensors = [torch.zeros(1)] * 7
-    moved = PosePairBatch(*tensors).to("meta")
-    assert all(value.device.type == "meta" for value in vars(moved).values())
+    moved = PosePairBatch(*tensors, {3: "no picture"}).to("meta")
+    assert all(value.device.type == "meta" for value in vars(moved).values() if isinstance(value, torch.Tensor))
+    assert moved.unreadable == {3: "no picture"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -172,12 +176,14 @@ def test_the_loader_yields_each_batch_in_order(crops: CropTable, workers: int) -
     train = crops.train
     images, labels = CropImages(train, 64, 32), class_labels(train)
     batches = ShardedBatches(PosePairSampler(train, 3, 9, 0), 3)
-    loaded = list(batch_loader(PosePairs(images, labels, 0.5), batches, workers))
+    loaded = list(load_batches(PosePairs(images, labels, 0.5), batches, workers))
     assert len(loaded) == 3
     pairs = PosePairs(images, labels, 0.5)
     for batch, rows in zip(loaded, batches, strict=True):
-        for field, value in vars(collate([pairs[row] for row in rows])).items():
-            assert torch.equal(getattr(batch, field), value)
+        assert batch.unreadable == {}
+        for field, value in vars(pairs[rows]).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(getattr(batch, field), value)
 
 
 # --- quartets ----------------------------------------------------------------------------------------------
@@ -187,11 +193,11 @@ def test_quartets_without_augmentation_are_the_crops_themselves(crops: CropTable
     train = crops.train
     images, labels = CropImages(train, 64, 32), class_labels(train)
     row = next(iter(ShardedBatches(QuartetSampler(train, 1, 4, 0), 1)))[0]
-    quartet = Quartets(images, labels)[row]
-    assert quartet.images.shape == (4, 3, 64, 32)
+    quartet = Quartets(images, labels)[[row]]
+    assert quartet.images.shape == (1, 4, 3, 64, 32)
     for n, position in enumerate(row[1:]):
-        assert torch.equal(quartet.images[n], images.image(position))
-        assert quartet.labels[n] == labels[train[position].identity]
+        assert torch.equal(quartet.images[0, n], images.image(position))
+        assert quartet.labels[0, n] == labels[train[position].identity]
 
 
 def test_a_quartets_augmentation_follows_its_draw_and_leaves_torchs_random_numbers_alone(
@@ -202,19 +208,46 @@ def test_a_quartets_augmentation_follows_its_draw_and_leaves_torchs_random_numbe
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    first = quartets[11, 0, 1, 2, 3]
+    first = quartets[[(11, 0, 1, 2, 3)]]
     assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(quartets[11, 0, 1, 2, 3].images, first.images)
-    assert not torch.equal(quartets[12, 0, 1, 2, 3].images, first.images)
+    assert torch.equal(quartets[[(11, 0, 1, 2, 3)]].images, first.images)
+    assert not torch.equal(quartets[[(12, 0, 1, 2, 3)]].images, first.images)
 
 
 def test_each_crop_of_a_quartet_is_shifted_by_at_most_the_padding_and_mirrored_on_its_own(tmp_path: Path) -> None:
     quartets = Quartets(CropImages([one_crop(tmp_path)], 64, 32), {4: 0}, flip=0.5, padding=3)
-    found = [centre_of_light(image) for draw in range(50) for image in quartets[draw, 0, 0, 0, 0].images]
+    found = [centre_of_light(image) for draw in range(50) for image in quartets[[(draw, 0, 0, 0, 0)]].images[0]]
     assert {round(y) - 40 for _, y in found} == set(range(-3, 4))
     assert {round(x) for x, _ in found} == {*range(17, 24), *range(31 - 23, 31 - 16)}
     sides = [x > 15.5 for x, _ in found]
     assert any(any(sides[n : n + 4]) and not all(sides[n : n + 4]) for n in range(0, 200, 4))
+
+
+@given(st.data(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(0, 4), st.floats(0, 1))
+def test_each_image_is_mirrored_and_then_shifted_with_its_edge_repeated(
+    data: st.DataObject, count: int, height: int, width: int, padding: int, flip: float
+) -> None:
+    pixels = data.draw(hnp.arrays(np.uint8, (count, 3, height, width)))
+    shares = st.floats(0, 1, exclude_max=True)
+    variation = data.draw(hnp.arrays(np.float64, (count, 3), elements=shares))
+    found = shifted(torch.from_numpy(pixels.copy()), variation, flip, padding).numpy()
+    for n, (mirror, down, right) in enumerate(variation):
+        picture = pixels[n, :, :, ::-1] if mirror < flip else pixels[n]
+        down, right = (int(share * (2 * padding + 1)) - padding for share in (down, right))
+        for y in range(height):
+            for x in range(width):
+                from_y, from_x = min(max(y - down, 0), height - 1), min(max(x - right, 0), width - 1)
+                assert found[n, :, y, x].tolist() == picture[:, from_y, from_x].tolist()
+
+
+def test_a_row_varies_alike_in_whatever_batch_it_comes(crops: CropTable) -> None:
+    train = crops.train
+    quartets = Quartets(CropImages(train, 64, 32), class_labels(train), flip=0.5, padding=4)
+    rows = [(draw, 0, 9, 17, 25) for draw in range(6)]
+    whole = quartets[rows]
+    for n, row in enumerate(rows):
+        assert torch.equal(quartets[[row]].images[0], whole.images[n])
+    assert torch.equal(quartets[rows[::-1]].images, whole.images.flip(0))
 
 
 def test_classes_number_the_identities_in_order_without_junk_and_distractors() -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from posereid.errors import InputError
+
 
 @dataclass(frozen=True)
 class Synthesize:
@@ -48,7 +50,7 @@ class Check:
 
     root: tyro.conf.Positional[Path]
     """Folder of the set, or a CSV with path,identity,camera."""
-    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"] = "auto"
+    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = "auto"
     """Layout of the folder."""
     keypoints: tuple[Path, ...] | None = None
     """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""
@@ -68,3 +70,35 @@ class Check:
         print(json.dumps(report.as_dict(), indent=1) if self.json else "\n".join(report.lines()))
         if not report.ok:
             sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Pack a data set, real or generated, into a few large tar files that every command reads like its folder."""
+
+    root: tyro.conf.Positional[Path]
+    """Folder of the set, or a CSV with path,identity,camera."""
+    out: Path
+    """New folder for the shards and their index."""
+    shard_size_mb: int = 500
+    """Megabytes (10^6 bytes) at which a shard is closed."""
+    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = "auto"
+    """Layout of the folder."""
+    keypoints: tuple[Path, ...] | None = None
+    """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""
+
+    def run(self) -> None:
+        """Write the shards; what is not in them is said."""
+        from posereid.data.layouts import load_crops
+        from posereid.data.shards import write_shards
+        from posereid.evaluation.evaluate import MULTI_QUERY_FOLDER
+
+        if self.shard_size_mb < 1:
+            raise InputError(f"--shard-size-mb is {self.shard_size_mb}; it must be at least 1.")
+        crops = load_crops(self.root, self.layout, self.keypoints)
+        for line in (*crops.left_out(), *crops.notes):
+            print(line)
+        written = write_shards(crops, self.out, shard_bytes=self.shard_size_mb * 10**6, progress=True)
+        print(f"{self.out}: {written.crops} crops and {written.masks} masks in {written.shards} shards.")
+        if (crops.root / MULTI_QUERY_FOLDER).is_dir():
+            print(f"{MULTI_QUERY_FOLDER} is not in the shards: copy that folder into {self.out} for --multi-query.")

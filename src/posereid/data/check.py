@@ -11,8 +11,10 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from posereid.data.crops import SPLITS, Crop, CropTable
-from posereid.data.images import open_image
+from posereid.data.images import open_crop
+from posereid.data.shards import damaged_shards
 from posereid.errors import InputError
+from posereid.messages import shown
 from posereid.pose.joints import Joints
 
 NoMatchReason = Literal["not a person", "not in the gallery", "only in the query's own camera"]
@@ -34,9 +36,10 @@ class SplitCounts:
 class CheckReport:
     """What :func:`check_crops` found; tuples hold names or identities in table order or sorted.
 
-    ``decoded`` says whether images were opened: without that, ``unreadable`` and ``joints_outside`` are
-    empty. ``one_camera_train`` and ``one_camera_test`` are identities that one camera alone saw, which no
-    cross-camera pair or match can come from; ``single_crop_train`` are identities with one training crop.
+    ``decoded`` says whether images were opened: without that, ``unreadable``, ``damaged_shards`` and
+    ``joints_outside`` are empty. ``one_camera_train`` and ``one_camera_test`` are identities that one camera
+    alone saw, which no cross-camera pair or match can come from; ``single_crop_train`` are identities with one
+    training crop.
     ``unmatched`` holds (query name, reason). ``pose_pairs`` counts, by split, the ordered pairs of crops that
     :attr:`~posereid.data.crops.Crop.can_pose`.
     """
@@ -45,6 +48,7 @@ class CheckReport:
     layout: str
     decoded: bool
     splits: dict[str, SplitCounts]
+    damaged_shards: tuple[str, ...]
     unreadable: tuple[str, ...]
     unparsed: tuple[str, ...]
     missing: tuple[str, ...]
@@ -61,11 +65,12 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing would stop a run or falsify its figures.
 
-        Unreadable, missing and unparsed files, joints outside their image, queries that cannot be matched and
-        people in both training and test count; single cameras, single crops and absent joints do not.
+        Damaged shards, unreadable, missing and unparsed files, joints outside their image, queries that cannot
+        be matched and people in both training and test count; single cameras, single crops and absent joints do not.
         """
         return not (
-            self.unreadable
+            self.damaged_shards
+            or self.unreadable
             or self.unparsed
             or self.missing
             or self.joints_outside
@@ -88,6 +93,7 @@ class CheckReport:
         lines += self.notes
         reasons = Counter(reason for _, reason in self.unmatched)
         wrong: list[tuple[str, Sequence[object]]] = [
+            ("shards whose content is not what was written", self.damaged_shards),
             ("images that cannot be read", self.unreadable),
             ("listed files that are missing", self.missing),
             ("images whose names were not understood and which are left out", self.unparsed),
@@ -119,10 +125,12 @@ class CheckReport:
 def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False) -> CheckReport:
     """Look through a set for what would stop a run or falsify its figures; nothing is changed.
 
-    ``decode`` opens every image completely, on several threads, and compares the joints with its size;
-    ``progress`` shows a bar meanwhile. Never raises InputError for what it finds in the set.
+    ``decode`` opens every image completely, on several threads, compares the joints with its size and shards
+    with their SHA-256; ``progress`` shows a bar meanwhile. Never raises InputError for what it finds in the set.
     """
     unreadable, outside = _opened(table, progress) if decode else ((), ())
+    sharded = any(crop.place for crop in table)
+    damaged = damaged_shards(table.root, progress=progress) if decode and sharded else ()
     parts = {name: table.split(name).crops for name in SPLITS}
     test = [*parts["query"], *parts["gallery"]]
     train_crops, test_crops = _by_identity(parts["train"]), _by_identity(test)
@@ -131,6 +139,7 @@ def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False
         layout=table.layout,
         decoded=decode,
         splits={name: _counts(crops) for name, crops in parts.items()},
+        damaged_shards=damaged,
         unreadable=unreadable,
         unparsed=table.unparsed,
         missing=table.missing,
@@ -150,7 +159,7 @@ def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[st
 
     def size(crop: Crop) -> tuple[int, int] | None:
         try:
-            return open_image(crop.path).size
+            return open_crop(crop).size
         except InputError:
             return None
 
@@ -218,5 +227,7 @@ def _pose_pair_count(crops: Iterable[Crop]) -> int:
 
 
 def _count(what: str, items: Sequence[object]) -> str:
-    examples = ", ".join(str(item) for item in items[:_EXAMPLES])
+    # A name may hold line ends or escape sequences, which must not reach a terminal as they are.
+    texts = [str(item) for item in items[:_EXAMPLES]]
+    examples = ", ".join(text if text.isprintable() else shown(text, 80) for text in texts)
     return f"{len(items)} {what}: {examples}{', …' if len(items) > _EXAMPLES else ''}"

@@ -10,6 +10,7 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from posereid.messages import shown
 from posereid.pose.joints import Joints
 
 Split = Literal["train", "query", "gallery"]
@@ -22,12 +23,22 @@ DISTRACTOR = 0
 """Identity of gallery crops that belong to nobody: they stay as negatives."""
 
 
+@dataclass(frozen=True)
+class ShardPlace:
+    """Where a file's bytes lie: ``size`` of them from byte ``offset`` of the uncompressed tar file ``tar``."""
+
+    tar: Path
+    offset: int
+    size: int
+
+
 @dataclass(frozen=True, eq=False)
 class Crop:
     """One picture of one person.
 
     ``name`` is the file's name, the key into keypoint tables. A generated crop carries its source's identity and
-    camera, the source's name, and the name of the crop (or canonical pose) whose pose it was drawn in.
+    camera, the source's name, and the name of the crop (or canonical pose) whose pose it was drawn in. A crop in a
+    shard has a ``place`` (and its mask a ``mask_place``): then the paths are no files, but what messages call them.
     """
 
     path: Path
@@ -39,6 +50,8 @@ class Crop:
     source: str | None = None
     target_pose: str | None = None
     mask_path: Path | None = None
+    place: ShardPlace | None = None
+    mask_place: ShardPlace | None = None
 
     @property
     def generated(self) -> bool:
@@ -116,6 +129,11 @@ class CropTable(Sequence[Crop]):
         lines = sorted(f"{c.split}\t{c.name}\t{c.identity}\t{c.camera}\t{c.source}" for c in self.crops)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def path_in_set(self, crop: Crop) -> str:
+        """Where a crop lies in its set, as ``folder/name``: the same for a folder and for the shards made of it."""
+        home = self.root if crop.place is None else crop.place.tar
+        return crop.path.relative_to(home).as_posix() if crop.path.is_relative_to(home) else crop.name
+
     def left_out(self) -> list[str]:
         """What the reader could not use, a sentence each."""
         lines = []
@@ -124,7 +142,7 @@ class CropTable(Sequence[Crop]):
             ("are listed but not there", self.missing),
         ):
             if names:
-                lines.append(f"{self.root}: {len(names)} files {why}, for example {names[0]}.")
+                lines.append(f"{self.root}: {len(names)} files {why}, for example {shown(names[0], 80)}.")
         return lines
 
     @cached_property

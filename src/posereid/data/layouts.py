@@ -21,12 +21,14 @@ from posereid.data.readers import (
     read_own_csv,
     read_rows,
 )
+from posereid.data.shards import INDEX, read_shards
 from posereid.messages import complaint, shown
 from posereid.pose.files import read_keypoints
+from posereid.pose.formats import name_problem
 from posereid.pose.joints import Joints
 from posereid.pose.names import NAME_EXAMPLES, NameStyle
 
-Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"]
+Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"]
 
 MANIFEST = "manifest.csv"
 """In the root of a generated set: which crop was drawn from which source in whose pose."""
@@ -37,13 +39,15 @@ _KEYPOINT_PATTERNS = tuple(f"*annotation-{name}.csv" for name in ("train", "quer
 _MARKET_SHAPE = f"the folders {', '.join(MARKET_FOLDERS)} (Market-1501, DukeMTMC-reID, CUHK03)"
 _MSMT17_SHAPE = f"{' and '.join(MSMT17_FOLDERS[0])} with {', '.join(MSMT17_LISTS)} (MSMT17)"
 _CSV_SHAPE = f"a {CROPS_CSV} with the columns path,identity,camera"
+_SHARDS_SHAPE = f"a {INDEX} with its shards (from `posereid shard`)"
 _SHAPES: dict[Layout, str] = {
-    "auto": f"{_MARKET_SHAPE}, or {_MSMT17_SHAPE}, or {_CSV_SHAPE}",
+    "auto": f"{_MARKET_SHAPE}, or {_MSMT17_SHAPE}, or {_CSV_SHAPE}, or {_SHARDS_SHAPE}",
     "market1501": _MARKET_SHAPE,
     "dukemtmc": _MARKET_SHAPE,
     "cuhk03": _MARKET_SHAPE,
     "msmt17": _MSMT17_SHAPE,
     "csv": _CSV_SHAPE,
+    "shards": _SHARDS_SHAPE,
 }
 
 
@@ -59,9 +63,12 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
     - ``msmt17``: the lists and folders of either release, see
       :func:`~posereid.data.readers.read_msmt17` for its identities.
     - ``csv``: ``path,identity,camera[,split]``, see :func:`~posereid.data.readers.read_own_csv`.
+    - ``shards``: what :func:`~posereid.data.shards.write_shards` made of any of these. The table is that of the
+      set that was sharded, its ``layout`` too; joints, masks and origins of generated crops stand in the index.
 
     ``keypoints`` are files or folders that :func:`~posereid.pose.files.read_keypoints` reads; None takes the
-    files ``*annotation-{train,query,test}.csv`` in the root, an empty sequence none. Joints are matched by
+    files ``*annotation-{train,query,test}.csv`` in the root (of shards the joints that they hold), an empty sequence
+    none. Joints are matched by
     file name, or without its ending. ``manifest.csv`` in the root marks generated crops, and
     ``foreground_masks/<folder>/<stem>.png`` become mask paths.
 
@@ -73,15 +80,19 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
         raise complaint("layout", repr(layout), " or ".join(get_args(Layout)), "choose one of these")
     given = Path(root)
     home, found, notes = _find_set(given, layout)
+    sharded = found == "shards"
     reading, found = _read(home, found)
     folder = home.parent if home.is_file() else home
     if not reading.crops:
         unusable = f"{len(reading.missing)} listed files missing and {len(reading.unparsed)} names not understood"
         raise complaint(home, f"no crop ({unusable})", "at least one", "unpack the images beside the lists")
     crops = sorted(reading.crops, key=lambda crop: SPLITS.index(crop.split))
-    crops = _with_manifest(crops, folder, reading)
-    crops = _with_masks(crops, folder)
-    paths = _keypoint_paths(given, folder, keypoints)
+    if not sharded:
+        crops = _with_manifest(crops, folder, reading)
+        crops = _with_masks(crops, folder)
+    elif keypoints is not None:
+        crops = [replace(crop, joints=None) for crop in crops]
+    paths = [] if sharded and keypoints is None else _keypoint_paths(given, folder, keypoints)
     crops = _with_joints(crops, paths, reading, names_identify=found in NAME_EXAMPLES)
     return CropTable(
         root=folder,
@@ -131,6 +142,8 @@ def _kind(folder: Path, layout: Layout) -> str | None:
     msmt17 = any((folder / name).is_dir() for pair in MSMT17_FOLDERS for name in pair) and any(
         (folder / name).is_file() for name in MSMT17_LISTS
     )
+    if layout in ("auto", "shards") and (folder / INDEX).is_file():
+        return "shards"
     own = (folder / CROPS_CSV).is_file()
     if own and layout in ("auto", "csv"):
         return "csv"
@@ -155,6 +168,8 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _read(home: Path, kind: str) -> tuple[Reading, str]:
+    if kind == "shards":
+        return read_shards(home)
     if kind == "csv":
         return read_own_csv(home), kind
     if kind == "msmt17":
@@ -174,6 +189,14 @@ def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop
         empty = [column for column in ("name", "source", "target_pose") if not row[column]]
         if empty:
             raise complaint(f"{path}, line {line}", f"no {empty[0]}", "a name", "correct the line")
+        for column in ("name", "source", "target_pose"):
+            if name_problem(row[column]):
+                raise complaint(
+                    f"{path}, line {line}",
+                    f"the {column} {shown(row[column], 80)}",
+                    "a file's name without folders",
+                    "correct the line",
+                )
         if row["name"] in origin:
             raise complaint(
                 f"{path}, line {line}",

@@ -86,7 +86,9 @@ def read_market_folders(root: Path, style: NameStyle | None) -> tuple[Reading, N
         for name in listed:
             found = parse_crop_name(name, style)
             if found is None:
-                reading.unparsed.append(f"{folder}/{name}")
+                place = f"{folder}/{name}"
+                # Names are shown to people: bytes that are no text, or line ends, would spoil that.
+                reading.unparsed.append(place if place.isprintable() else shown(place, 120))
                 continue
             path = root / folder / name
             reading.crops.append(Crop(path, name, found.identity, found.camera, MARKET_FOLDERS[folder]))
@@ -241,8 +243,10 @@ def read_text(path: Path) -> str:
     """A small UTF-8 text file; anything else raises InputError."""
     try:
         return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8"
         raise complaint(
             path, f"a file that cannot be read ({reason})", "a UTF-8 text file", "check its path and encoding"
         ) from error

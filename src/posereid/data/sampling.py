@@ -119,6 +119,16 @@ class BatchSource(Protocol):
         ...
 
 
+def require_divisible(source: BatchSource, processes: int) -> None:
+    """Raise InputError unless the rows of a batch divide among so many processes."""
+    rows = len(source.batch(0, 0))
+    if rows % processes:
+        raise InputError(
+            f"a batch of {rows} does not divide among {processes} processes; choose a batch size that is a "
+            f"multiple of {processes}."
+        )
+
+
 class ShardedBatches(Iterable[list[tuple[int, ...]]]):
     """One process's rows of every batch from ``first_step`` on to ``steps``, as a DataLoader's batch sampler.
 
@@ -130,12 +140,7 @@ class ShardedBatches(Iterable[list[tuple[int, ...]]]):
     ) -> None:
         self.source, self.steps, self.first_step = source, steps, first_step
         self.rank, self.world_size = rank, world_size
-        rows = len(source.batch(0, 0))
-        if rows % world_size:
-            raise InputError(
-                f"a batch of {rows} does not divide among {world_size} processes; choose a batch size that is a "
-                f"multiple of {world_size}."
-            )
+        require_divisible(source, world_size)
 
     def __len__(self) -> int:
         return self.steps - self.first_step

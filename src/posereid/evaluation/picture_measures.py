@@ -232,7 +232,7 @@ def _identity_preserved(
     embedder: Embedder, images: CropImages, by_masks: bool, batch_size: int, progress: bool
 ) -> PairMeasure:
     # Every test crop is looked at once here; most are in no pair and need not stay in memory.
-    passing = CropImages(images.crops, images.height, images.width, keep=False)
+    passing = CropImages(images.crops, images.height, images.width, cache_gb=0)
 
     def masks_of(positions: Sequence[int]) -> Tensor:
         return foreground_masks(passing, positions, by_masks)

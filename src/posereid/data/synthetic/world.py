@@ -87,7 +87,7 @@ class World:
         try:
             description = json.loads(path.read_text(encoding="utf-8"))
             version, parameters = description["version"], description["parameters"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{path} is not the description of a synthetic world; give a folder made by synthesize"
             ) from error
@@ -96,7 +96,10 @@ class World:
                 f"{path} has format version {version}, but this posereid renders version {FORMAT_VERSION}; "
                 "synthesize the data set anew"
             )
-        return cls(**parameters)
+        try:
+            return cls(**parameters)
+        except TypeError as error:
+            raise InputError(f"{path} does not describe a synthetic world; give a folder made by synthesize") from error
 
     @cached_property
     def camera_views(self) -> tuple[Camera, ...]:
