@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from posereid.errors import InputError
 from posereid.evaluation.verification import VerificationResult
+from posereid.messages import shown
 
 _PREFIX = "loss_"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -216,16 +217,20 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(f"The training log {path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"The training log {path} cannot be read: {shown(str(error), 150)}.") from None
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise InputError(f"Line {number} of the training log {path} is not JSON: {error}.") from error
+            raise InputError(
+                f"Line {number} of the training log {path} is not JSON: {shown(str(error), 150)}."
+            ) from error
         if not isinstance(record, dict):
             raise InputError(f"Line {number} of the training log {path} is not a JSON object.")
         records.append(record)
@@ -237,13 +242,18 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[tu
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in records:
         step = record.get("step")
-        if step is None:
+        if step is None or not _is_number(step):
             continue
         for name, value in record.items():
-            if name.startswith(_PREFIX) and isinstance(value, Real):
+            if name.startswith(_PREFIX) and _is_number(value):
                 by_stage = curves.setdefault(name, {})
                 by_stage.setdefault(str(record.get("stage", "training")), []).append((float(step), float(value)))
     return curves
+
+
+def _is_number(value: object) -> bool:
+    # A whole number may have more digits than a float can hold.
+    return isinstance(value, Real) and (isinstance(value, float) or abs(value) < 10**300)  # type: ignore[operator]
 
 
 def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:

@@ -10,6 +10,7 @@ from posereid.errors import InputError
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE, paired_difference
 from posereid.evaluation.headlines import HEADLINES, percent
 from posereid.evaluation.per_query import QueryFigures
+from posereid.messages import shown
 
 EVALUATION_FILE = "evaluation.json"
 PLAIN, RERANKED = "reid", "reid_reranked"
@@ -62,7 +63,7 @@ def compare(
     return {
         "first": str(first),
         "second": str(second),
-        "seeds": [evaluation.get("seed") for evaluation in evaluations],
+        "seeds": [_seed(evaluation) for evaluation in evaluations],
         "queries": len(matched),
         "identities": len(set(matched)),
         "searched_otherwise": _search_differences(evaluations, part),
@@ -140,9 +141,16 @@ def _read(file: Path) -> dict[str, Any]:
         evaluation = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); evaluate again.") from None
-    if not isinstance(evaluation, dict) or "schema" not in evaluation or not isinstance(evaluation.get("data"), dict):
+    data = evaluation.get("data") if isinstance(evaluation, dict) else None
+    if not isinstance(data, dict) or "schema" not in evaluation or not isinstance(data.get("test_fingerprint"), str):
         raise InputError(f"{file} was not written by posereid evaluate; give a run's folder or its evaluation.json.")
     return evaluation
+
+
+def _seed(evaluation: dict[str, Any]) -> int | None:
+    """The seed of the run's recipe; features of another framework have none."""
+    seed = evaluation.get("seed")
+    return seed if type(seed) is int else None
 
 
 def _require_same_test(
@@ -151,13 +159,13 @@ def _require_same_test(
     kinds = [evaluation[part].get("average_precision") for evaluation in evaluations]
     if kinds[0] != kinds[1]:
         raise InputError(
-            f"{files[0]} has the average precision {kinds[0]} and {files[1]} {kinds[1]}, which are two different "
-            "figures; evaluate both with the same --average-precision."
+            f"{files[0]} has the average precision {shown(kinds[0])} and {files[1]} {shown(kinds[1])}, which are two "
+            "different figures; evaluate both with the same --average-precision."
         )
-    tests = [evaluation["data"].get("test_fingerprint") for evaluation in evaluations]
+    tests = [evaluation["data"]["test_fingerprint"] for evaluation in evaluations]
     names = [[name for name, _, _ in table.labels] for table in figures]
     same_names = names[0] == names[1] or not all(names[0]) or not all(names[1])
-    if tests[0] != tests[1] or not same_names or len(names[0]) != len(names[1]):
+    if tests[0] != tests[1] or not same_names or figures[0].identities != figures[1].identities:
         raise InputError(
             f"{files[0]} and {files[1]} were measured on different tests: queries, gallery or same-camera rule differ; "
             "only evaluations of the same test can be compared."

@@ -1,9 +1,7 @@
 """Embeddings with what is known of each crop, and the file in which other frameworks hand them over."""
 
 import hashlib
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +24,7 @@ OPTIONAL = ("cameras", "names")
 
 # Savers do not compress arrays of random-looking numbers a hundredfold; who claims so wants our memory.
 _LARGEST_EXPANSION = 100
-_SMALL_BYTES = 2**28
-
-# What zipfile, zlib and NumPy raise for files that are damaged, encrypted, too large or hold Python objects.
-_UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error
-)  # fmt: skip
+_SMALL_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,20 +135,28 @@ def read_embeddings(paths: Sequence[Path]) -> tuple[Embeddings, Embeddings]:
 def _read_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an .npz file of features.")
+    claimed = 0
+    arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            claimed = sum(member.file_size for member in archive.infolist())
-        if claimed > max(_SMALL_BYTES, _LARGEST_EXPANSION * path.stat().st_size):
-            raise InputError(f"{path} claims to unpack to {claimed / 2**30:.1f} GiB, which no features need; not read.")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except InputError:
-        raise
-    except _UNREADABLE as error:
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            # zipfile never unpacks more of a member than it claims.
+            claimed = sum(member.file_size for member in members)
+            if claimed <= (most := max(_SMALL_BYTES, _LARGEST_EXPANSION * path.stat().st_size)):
+                for member in members:
+                    with archive.open(member) as content:
+                        name = member.filename.removesuffix(".npy")
+                        arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+                return arrays
+    except Exception as error:  # on damaged files zipfile and NumPy's parser of headers raise errors of almost any type
         raise InputError(
             f"{path} cannot be read as an .npz file of plain arrays ({shown(str(error), 100)}); write it "
             "with numpy.savez."
         ) from None
+    raise InputError(
+        f"{path} claims to unpack to {claimed / 2**20:,.0f} MiB, more than the {most / 2**20:,.0f} MiB that features "
+        "in a file of its size need; write it again without compression."
+    )
 
 
 def _of_side(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
@@ -173,6 +174,8 @@ def _side(path: Path, arrays: Mapping[str, npt.NDArray[Any]], side: str) -> Embe
         features = feature_table(arrays["features"], f"{prefix}features")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    if not features.shape[1]:  # of no numbers there can be any number of crops
+        raise InputError(f"{path}: {prefix}features has shape {features.shape}; at least one number each is expected.")
     labels = {name: as_array(arrays[name]) for name in ("identities", *OPTIONAL) if name in arrays}
     for name, array in labels.items():
         if array.shape != (len(features),):
@@ -184,13 +187,11 @@ def _side(path: Path, arrays: Mapping[str, npt.NDArray[Any]], side: str) -> Embe
             raise InputError(
                 f"{path}: {prefix}{name} holds values of type {array.dtype}; whole numbers or strings are expected."
             )
-    try:
-        labels = {name: array.astype(str) if array.dtype.kind == "S" else array for name, array in labels.items()}
-        names = tuple(labels["names"].astype(str).tolist()) if "names" in labels else None
-        "".join(map(str, labels["identities"])).encode()
-        "".join(names or ()).encode()
-    except UnicodeError:
-        raise InputError(
-            f"{path}: {prefix}identities or names hold bytes that are no text; write them as text."
-        ) from None
+    for name, array in labels.items():
+        try:
+            labels[name] = array.astype(str) if array.dtype.kind == "S" else array
+            "".join(map(str, labels[name].tolist())).encode()
+        except (UnicodeError, ValueError, SystemError):  # a SystemError for numbers beyond Unicode's last character
+            raise InputError(f"{path}: {prefix}{name} holds bytes that are no text; write text.") from None
+    names = tuple(map(str, labels["names"].tolist())) if "names" in labels else None
     return Embeddings(features, labels["identities"], labels.get("cameras"), names)

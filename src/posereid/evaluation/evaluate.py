@@ -30,7 +30,7 @@ from posereid.training.checkpoint import (
     load_generator,
     load_pose_estimator,
 )
-from posereid.training.loop import pick_device
+from posereid.training.devices import pick_device
 
 SCHEMA = 2
 

@@ -1,5 +1,6 @@
 """How good generated pictures are: every measure over the test pairs, beside answers that need no generator."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posereid.config import EvaluationRecipe
-from posereid.data.batches import CropImages, PosePairBatch, PosePairs, collate, to_float, to_pixels
+from posereid.data.batches import CropImages, PosePairBatch, PosePairs, to_float, to_pixels
 from posereid.data.crops import Crop, CropTable
 from posereid.data.readers import read_rows
 from posereid.data.sampling import crops_by_identity
@@ -31,6 +32,7 @@ from posereid.evaluation.picture_measures import (
     pair_measures,
 )
 from posereid.generator.generator import PoseTransferGenerator
+from posereid.messages import complaint, shown
 from posereid.progress import progress_bar
 
 Values = npt.NDArray[np.float64]
@@ -212,7 +214,7 @@ class _Answers:
         yield "target", targets.pixels
 
     def _batch(self, pairs: Sequence[tuple[int, int]]) -> PosePairBatch:
-        return collate([self.dataset[(0, source, target)] for source, target in pairs])
+        return self.dataset[[(0, source, target) for source, target in pairs]]
 
     def _drawn(self, batch: PosePairBatch) -> Tensor:
         batch = batch.to(next(self.generator.parameters()).device)
@@ -262,21 +264,37 @@ def _pair_groups(crops: Sequence[Crop]) -> list[list[int]]:
 
 def _pairs_from_file(crops: Sequence[Crop], path: Path) -> list[tuple[int, int]]:
     position = {crop.name: number for number, crop in enumerate(crops)}
-    rows = [(row["from"], row["to"]) for _, row in read_rows(path, ("from", "to"))]
-    unknown = [name for pair in rows for name in pair if name not in position]
+    rows = [(line, row["from"], row["to"]) for line, row in read_rows(path, ("from", "to"))]
+    unknown = [name for _, *pair in rows for name in pair if name not in position]
     if unknown:
         raise InputError(
-            f"{path} names {len(unknown)} crops that the test split does not hold, for example {unknown[0]!r}; give "
-            "the pairs file of this data set."
+            f"{path} names {len(unknown)} crops that the test split does not hold, for example "
+            f"{shown(unknown[0], 80)}; give the pairs file of this data set."
         )
-    return [(position[source], position[target]) for source, target in rows]
+    occurrences = Counter(crop.name for crop in crops)
+    for line, *names in rows:
+        source, target = (crops[position[name]] for name in names)
+        problem = None
+        if source is target:
+            problem = f"{shown(names[0], 80)} twice"
+        elif repeated := next((name for name in names if occurrences[name] > 1), None):
+            problem = f"{shown(repeated, 80)}, a name that {occurrences[repeated]} test crops have"
+        elif source.identity != target.identity or not source.identified:
+            problem = f"crops of the identities {source.identity} and {target.identity}"
+        elif absent := next((crop.name for crop in (source, target) if crop.joints is None), None):
+            problem = f"{shown(absent, 80)}, which has no joints"
+        if problem:
+            raise complaint(
+                f"{path}, line {line}", problem, "two posed crops of one person", "correct or delete the line"
+            )
+    return [(position[source], position[target]) for _, source, target in rows]
 
 
 def learn_trivial_answers(crops: CropTable, height: int, width: int) -> TrivialAnswers:
     """Mean image and camera means of the real training crops."""
     answers = TrivialAnswers()
     real = [crop for crop in crops.train if not crop.generated]
-    images = CropImages(real, height, width, keep=False)
+    images = CropImages(real, height, width, cache_gb=0)
     for start in range(0, len(real), 64):
         batch = range(start, min(start + 64, len(real)))
         pixels = torch.stack([images.image(position) for position in batch])

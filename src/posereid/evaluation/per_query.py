@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from posereid.evaluation.search import Search
 
 COLUMNS = ("query", "identity", "camera", "first_hit_rank", "average_precision", "inverse_negative_penalty")
-
-_LARGEST_RANK = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +82,10 @@ class QueryFigures:
         penalties: list[float] = []
         for line, row in read_rows(path, COLUMNS):
             labels.append((row["query"], row["identity"], row["camera"]))
-            try:
-                rank = int(row["first_hit_rank"])
-                if not 0 <= rank <= _LARGEST_RANK:
-                    raise ValueError
-            except ValueError:
+            if not re.fullmatch("[0-9]{1,9}", row["first_hit_rank"]):
                 found = f"first_hit_rank {shown(row['first_hit_rank'])}"
-                raise complaint(f"{path}, line {line}", found, "0, 1, 2 …", "evaluate again") from None
+                raise complaint(f"{path}, line {line}", found, "0, 1, 2 …", "evaluate again")
+            rank = int(row["first_hit_rank"])
             ranks.append(rank)
             for name, figures in (("average_precision", precisions), ("inverse_negative_penalty", penalties)):
                 figures.append(_share(path, line, name, row[name], matched=rank > 0))

@@ -121,8 +121,8 @@ def _read_json(path: Path, text: str) -> KeypointTable:
     document = load_json(text, str(path))
     keys = set(document) if isinstance(document, dict) else set()
     if "people" in keys:
-        joints, people = parse_openpose(document, str(path))
         name = _openpose_name(path)
+        joints, people = parse_openpose(document, str(path))
         return KeypointTable(path, {name: joints}, _people_notes([name] if people > 1 else []))
     if {"images", "annotations"} <= keys:
         table, crowded = parse_coco(document, str(path))
@@ -151,6 +151,7 @@ def _read_openpose_folder(folder: Path) -> KeypointTable:
     file_of: dict[str, str] = {}
     crowded: list[str] = []
     for file in files:
+        name = _openpose_name(file)
         document = load_json(_read_text(file), str(file))
         if not isinstance(document, dict) or "people" not in document:
             raise complaint(
@@ -159,7 +160,6 @@ def _read_openpose_folder(folder: Path) -> KeypointTable:
                 "an OpenPose file like the others of the folder",
                 "move it elsewhere",
             )
-        name = _openpose_name(file)
         if name in table:
             raise complaint(
                 file,
@@ -175,7 +175,10 @@ def _read_openpose_folder(folder: Path) -> KeypointTable:
 
 
 def _openpose_name(path: Path) -> str:
-    return path.stem.removesuffix("_keypoints")
+    name = path.stem.removesuffix("_keypoints")
+    if problem := name_problem(name):
+        raise complaint(path.parent, f"{problem} of an OpenPose file", "a crop's name", "rename the file")
+    return name
 
 
 def _people_notes(crowded: list[str]) -> tuple[str, ...]:

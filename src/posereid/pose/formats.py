@@ -223,7 +223,7 @@ def parse_coco(document: Mapping[str, Any], source: str) -> tuple[dict[str, Join
     for number, annotation in enumerate(annotations, 1):
         place = f"{source}, annotation {number}"
         image = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not isinstance(image, int | str) or image not in name_of:
+        if type(image) not in (int, str) or image not in name_of:
             raise complaint(
                 place,
                 f"image_id {shown(image)}",
@@ -251,11 +251,11 @@ def _coco_images(images: Any, source: str) -> dict[int | str, str]:
         identifier, path = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
         name = path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else path
         problem = name_problem(name)
-        if not isinstance(identifier, int | str):
+        if type(identifier) not in (int, str):  # to isinstance a bool is an int
             problem = f"the id {shown(identifier)}"
         elif identifier in name_of:
             problem = f"the id {shown(identifier)} again"
-        elif name in number_of:
+        elif problem is None and name in number_of:
             problem = f"the name {shown(name, 80)} again after image {number_of[name]}"
         if problem is not None:
             raise complaint(
