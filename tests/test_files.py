@@ -1,3 +1,7 @@
+import errno
+import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -128,3 +132,123 @@ def test_an_absent_or_empty_folder_is_free(tmp_path: Path) -> None:
     require_free(tmp_path / "absent", "a run")
     require_free(tmp_path, "a run")
     assert not (tmp_path / "absent").exists()
+
+
+def test_the_lock_of_a_run_does_not_count_as_a_file_in_it(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".lock-holder.json").touch()
+    require_free(tmp_path, "a run")
+    (tmp_path / ".lock-other").touch()
+    with pytest.raises(InputError, match="already holds files"):
+        require_free(tmp_path, "a run")
+
+
+def test_a_locked_folder_does_not_give_way_to_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with pytest.raises(InputError, match="already holds files"), atomic_folder(tmp_path, "a set"):
+        pytest.fail("the block ran")
+    assert (tmp_path / ".lock").exists()
+
+
+# --- replacing a folder ------------------------------------------------------------------------------------
+
+
+def filled(folder: Path, content: str) -> Path:
+    with atomic_folder(folder, "a set", replace=True) as partial:
+        (partial / "file").write_text(content)
+    return folder / "file"
+
+
+def test_the_old_folder_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    file = filled(tmp_path / "set", "old")
+    with atomic_folder(tmp_path / "set", "a set", replace=True) as partial:
+        (partial / "file").write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = filled(tmp_path / "set", "old")
+    replace = Path.replace
+
+    def fails(self: Path, target: Path):
+        if "partial" in self.name:
+            raise OSError("device is gone")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="device is gone"):
+        filled(tmp_path / "set", "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+    for left in (f".set.partial-{os.getpid()}", ".set.replaced"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "other").touch()
+    filled(tmp_path / "set", "old")
+    filled(tmp_path / "set", "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "file"]
+
+
+# --- power cuts --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is put on the disk and what is renamed, in order, by name."""
+    seen: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def watched_sync(descriptor: int) -> None:
+        seen.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        sync(descriptor)
+
+    def watched_replace(self: Path, target: Path):
+        seen.append(f"rename {self.name} {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    return seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is synced")
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_after(tmp_path: Path, events: list[str]) -> None:
+    write_atomically(tmp_path / "file", "content")
+    partial = f".file.partial-{os.getpid()}"
+    assert events == [f"sync {partial}", f"rename {partial} file", f"sync {tmp_path.name}"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is synced")
+def test_all_of_a_folder_is_on_the_disk_before_it_is_renamed_and_its_name_after(
+    tmp_path: Path, events: list[str]
+) -> None:
+    with atomic_folder(tmp_path / "set", "a set") as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / "deep").write_text("a")
+        (partial / "file").write_text("b")
+        (partial / "link").symlink_to("file")
+    assert sorted(events[:4]) == sorted([f"sync {partial.name}", "sync file", "sync inner", "sync deep"])
+    assert events[4:] == [f"rename {partial.name} set", f"sync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_drive_that_cannot_sync_folders_is_used_and_one_that_fails_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    sync = os.fsync
+
+    def folders_fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", folders_fail)
+    with nullcontext() if passes else pytest.raises(OSError, match="Input/output"):
+        write_atomically(tmp_path / "file", "content")
+    assert (tmp_path / "file").read_text() == "content"

@@ -1,5 +1,6 @@
-"""Writing to disk so that nothing is ever half there."""
+"""Writing to disk so that nothing is ever half there, not even after a power cut."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,45 +9,120 @@ from pathlib import Path
 
 from posereid.errors import InputError
 
+LOCK_FILE = ".lock"
+LOCK_HOLDER_FILE = ".lock-holder.json"
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file under another name first and move it into place once it is complete."""
+    """Write a file under another name first and move it into place once it is complete and on the disk."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = partial_path(path)
     try:
         with partial.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def require_free(folder: Path, what: str) -> None:
-    """Raise InputError when ``folder`` holds anything already; ``what`` names what was to be written there."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder} already holds files; {what} is only written to a new or empty folder, so choose another or "
-            "move this one away."
-        )
+    """Raise InputError when ``folder`` holds anything already; ``what`` names what was to be written there.
+
+    The lock of a run folder (:func:`posereid.training.run_folder.lock_run`) does not count.
+    """
+    if folder.is_dir():
+        free = {path.name for path in folder.iterdir()} <= {LOCK_FILE, LOCK_HOLDER_FILE}
+    else:
+        free = not folder.exists()
+    if not free:
+        raise _occupied(folder, what)
 
 
 @contextmanager
-def atomic_folder(folder: Path, what: str) -> Iterator[Path]:
+def atomic_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill that takes its place as ``folder`` when the block ends well, and is removed otherwise.
 
-    Raises InputError when ``folder`` holds anything already.
+    By then all of it is on the disk. Raises InputError when ``folder`` holds anything already, a lock included;
+    with ``replace`` that old folder gives way instead. It stays until the new one is complete and is out of its
+    place, under :func:`set_aside_path`, only between two renames.
     """
-    require_free(folder, what)
+    # A lock in there would go with the folder that gives way, and its holder would never know.
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _occupied(folder, what)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_path(folder)
+    # A killed process leaves its own behind, and in a container the next one has the same number.
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
+        _sync_tree(partial)
+        if folder.exists() and replace:
+            _exchange(folder, partial)
+        else:
+            if folder.exists():
+                folder.rmdir()
+            partial.replace(folder)
+        _sync_folder(folder.parent)
+        if replace:
+            shutil.rmtree(set_aside_path(folder), ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(folder: Path, partial: Path) -> None:
+    aside = set_aside_path(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.replace(aside)
+    try:
+        partial.replace(folder)
+    except OSError:
+        aside.replace(folder)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where this process fills a file or folder before it takes its place."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def set_aside_path(folder: Path) -> Path:
+    """Where a folder stands while another takes its place; a process killed just then leaves it there."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _occupied(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"{folder} already holds files; {what} is only written to a new or empty folder, so choose another or "
+        "move this one away."
+    )
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.is_symlink():
+                continue
+            # Windows only flushes what is open for writing.
+            with path.open("r+b" if os.name == "nt" else "rb") as handle:
+                os.fsync(handle.fileno())
+        _sync_folder(Path(place))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk, where the system can: Windows and some network drives cannot."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)

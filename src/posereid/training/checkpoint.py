@@ -1,29 +1,40 @@
 """Checkpoints: weights as safetensors, what they are as JSON, and the optimisers' state apart."""
 
-import hashlib
-import json
+import re
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from posereid.config import Recipe, parse_recipe
 from posereid.embedder import Embedder, build_embedder
 from posereid.errors import InputError
-from posereid.files import atomic_folder, write_atomically
+from posereid.files import atomic_folder, partial_path, set_aside_path
 from posereid.generator.generator import PoseTransferGenerator, build_generator
+from posereid.messages import shown
 from posereid.pose_estimator import PoseEstimator, build_pose_estimator
+from posereid.training.integrity import (
+    ABOUT_FILE,
+    RESUME_FILE,
+    DamageError,
+    file_digest,
+    read_verified,
+    write_about,
+)
 
-FORMAT = 1
+# Weights trained at one of these precisions may be loaded at another.
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _FOLDER = "checkpoints"
-_ABOUT = "checkpoint.json"
-_RESUME = "resume.pt"
+_STEP = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Checkpoint:
 
     def digest(self, part: str) -> str:
         """SHA-256 of one part's weights file, for manifests."""
-        return hashlib.sha256((self.folder / f"{part}.safetensors").read_bytes()).hexdigest()
+        return file_digest(self.folder / f"{part}.safetensors")
 
 
 def save_checkpoint(
@@ -56,72 +67,202 @@ def save_checkpoint(
     resume_state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``run/checkpoints/step-NNNNNNNN`` and drop all but the newest ``keep``.
+    """Write ``run/checkpoints/step-NNNNNNNN`` and drop what is older than the newest ``keep`` whole ones.
 
-    The folder appears complete or not at all. ``parts`` become one safetensors file each; ``resume_state`` holds
-    only tensors and plain values, so that it can be read back without pickle.
+    The folder appears complete or not at all, in place of one of the same step too. ``parts`` become one
+    safetensors file each; ``resume_state`` holds only tensors and plain values, so that it can be read back without
+    pickle. What killed processes left half-written is removed, so the run must have no other writer
+    (:func:`posereid.training.run_folder.lock_run`). Raises InputError when the disk is full or fails; the
+    checkpoints that there were are untouched then.
     """
     folder = run / _FOLDER / f"step-{step:08d}"
-    if folder.exists():
-        shutil.rmtree(folder)
-    with atomic_folder(folder, "a checkpoint") as partial:
-        for name, module in parts.items():
-            state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            try:
-                save_file(state, partial / f"{name}.safetensors")
-            except SafetensorError as error:
-                raise InputError(f"{folder} cannot be written ({error}); check the free space.") from None
-        torch.save(dict(resume_state), partial / _RESUME)
-        about = {
-            "format": FORMAT,
-            "stage": stage,
-            "step": step,
-            "identities": list(identities),
-            "training_set": training_set,
-            "parts": list(parts),
-            "recipe": recipe.model_dump(mode="json"),
-        }
-        write_atomically(partial / _ABOUT, json.dumps(about, indent=1))
-    for old in checkpoint_folders(run)[:-keep]:
-        shutil.rmtree(old)
+    states = {name: module.state_dict() for name, module in parts.items()}
+    needed = _bytes_of((states, resume_state)) + 2**16
+    about = {
+        "stage": stage,
+        "step": step,
+        "identities": list(identities),
+        "training_set": training_set,
+        "parts": list(parts),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    try:
+        _clear_left_overs(folder.parent)
+        _require_space(folder, needed)
+        with atomic_folder(folder, "a checkpoint", replace=True) as partial:
+            for name, state in states.items():
+                tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+                save_file(tensors, partial / f"{name}.safetensors")
+            # Through a handle of ours, the cause of a failure can be told from torch's own complaint.
+            with (partial / RESUME_FILE).open("wb") as handle:
+                torch.save(dict(resume_state), handle)
+            write_about(partial, about)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if cause := _cause_on_disk(error):
+            raise _unwritable(folder, cause, needed) from None
+        raise
+    _drop_old(run, folder, keep)
     return folder
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in (run / _FOLDER).glob(f"step-*/{_ABOUT}"))
+    """The checkpoints of a run, damaged ones included, oldest first.
+
+    One that a killed process left set aside, with nothing in its place yet, is one of them.
+    """
+    places = sorted((run / _FOLDER).glob("step-*"))
+    found = {int(match[1]): path for path in places if (match := _STEP.fullmatch(path.name)) and path.is_dir()}
+    for aside, folder in _set_aside(run / _FOLDER).items():
+        found.setdefault(int(folder.name.removeprefix("step-")), aside)
+    return [found[step] for step in sorted(found)]
 
 
 def latest_checkpoint(run: str | Path) -> Checkpoint:
-    """The newest checkpoint of a run; a checkpoint's own folder is taken as it is. Raises InputError."""
+    """The newest whole checkpoint of a run, all its files verified.
+
+    Where newer ones are damaged, one line on stderr names them and the one that is used instead. A checkpoint's own
+    folder may be given too; nothing is used instead of that. Raises InputError when no whole checkpoint is found.
+    """
     run = Path(run)
     if not run.is_dir():
         raise InputError(f"{run}: no such run; give the folder that `posereid train --out` wrote.")
-    folders = [run] if (run / _ABOUT).is_file() else checkpoint_folders(run)
-    if not folders:
-        raise InputError(f"{run} holds no checkpoint; give the folder that `posereid train --out` wrote.")
-    about_path = folders[-1] / _ABOUT
-    try:
-        about = json.loads(about_path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"its format is {about['format']!r}, this version reads {FORMAT}")
-        step, stage, identities, recipe = (about[key] for key in ("step", "stage", "identities", "recipe"))
-        training_set = str(about["training_set"])
-        step, identities = int(step), tuple(int(identity) for identity in identities)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if (run / ABOUT_FILE).is_file():
+        try:
+            return _verified(run)
+        except DamageError as damage:
+            raise InputError(f"{run} cannot be used: {damage}; use another checkpoint.") from None
+    damaged: list[str] = []
+    for folder in reversed(checkpoint_folders(run)):
+        try:
+            checkpoint = _verified(folder)
+        except DamageError as damage:
+            damaged.append(f"{folder.name} ({damage})")
+            continue
+        if damaged:
+            _warn(f"{run / _FOLDER} has damaged checkpoints, {', '.join(damaged)}; {folder.name} is used instead.")
+        return checkpoint
+    if damaged:
         raise InputError(
-            f"{about_path} cannot be used ({type(error).__name__}: {error}); use another checkpoint."
-        ) from None
-    return Checkpoint(folders[-1], step, str(stage), parse_recipe(recipe, str(about_path)), identities, training_set)
+            f"{run / _FOLDER} has only damaged checkpoints, {', '.join(damaged)}; bring one back from a copy, or "
+            "begin a new run."
+        )
+    raise InputError(f"{run} holds no checkpoint; give the folder that `posereid train --out` wrote.")
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Say something on stderr, once: one command may look for the same checkpoint several times."""
+    print(f"posereid: {sentence}", file=sys.stderr)
+
+
+def _verified(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, if its files are those that were written. Raises DamageError."""
+    about = read_verified(folder)
+    try:
+        recipe = parse_recipe(about["recipe"], ABOUT_FILE)
+    except (InputError, RecursionError) as error:
+        raise DamageError(str(error).rstrip(".")) from None
+    return Checkpoint(folder, about["step"], about["stage"], recipe, tuple(about["identities"]), about["training_set"])
+
+
+# --- room on the disk --------------------------------------------------------------------------------------
+
+
+def _bytes_of(value: object) -> int:
+    """About how many bytes nested tensors take on the disk, with what the formats put before each."""
+    if isinstance(value, Tensor):
+        return value.nbytes + 512
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 0
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    space = shutil.disk_usage(next(place for place in folder.parents if place.exists()))
+    # Some network drives do not say.
+    if space.total and space.free < needed:
+        raise _unwritable(folder, "the disk is full", needed)
+
+
+def _unwritable(folder: Path, cause: str, needed: int) -> InputError:
+    free = shutil.disk_usage(next(place for place in folder.parents if place.exists())).free
+    return InputError(
+        f"{folder} cannot be written ({cause}): it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; make "
+        "room, or see to the disk, then go on with --resume."
+    )
+
+
+def _cause_on_disk(error: Exception) -> str | None:
+    """What kept a file from being written, in a few words; None when that is not what went wrong."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
+        return str(error).rpartition("I/O error: ")[2]
+    # What torch's zip writer raises has the system's error behind it, if anything.
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+        inner = error.__context__
+        return (isinstance(inner, OSError) and inner.strerror) or f"{RESUME_FILE} was cut short"
+    return None
+
+
+# --- old ones ----------------------------------------------------------------------------------------------
+
+
+def _drop_old(run: Path, written: Path, keep: int) -> None:
+    """Remove what is older than the newest ``keep`` whole checkpoints; a damaged one does not count."""
+    folders = checkpoint_folders(run)
+    whole = (folder for folder in reversed(folders) if folder == written or _is_whole(folder))
+    kept = list(islice(whole, keep))
+    for folder in folders[: folders.index(kept[-1])] if len(kept) == keep else []:
+        if folder != written:
+            # A process killed while it removes must not leave a checkpoint with holes.
+            doomed = partial_path(folder)
+            folder.replace(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _verified(folder)
+    except DamageError:
+        return False
+    return True
+
+
+def _clear_left_overs(place: Path) -> None:
+    """Remove what killed processes left in the folder of checkpoints; put back what they had set aside."""
+    for partial in place.glob(".step-*.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for aside, folder in _set_aside(place).items():
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.replace(folder)
+
+
+def _set_aside(place: Path) -> dict[Path, Path]:
+    """Each folder that a killed process left set aside, and its own place."""
+    pairs = {path: place / path.name.removeprefix(".").removesuffix(".replaced") for path in place.glob(".step-*")}
+    return {
+        path: folder
+        for path, folder in pairs.items()
+        if _STEP.fullmatch(folder.name) and path == set_aside_path(folder)
+    }
+
+
+# --- reading -----------------------------------------------------------------------------------------------
 
 
 def resume_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """The optimisers' state beside the weights; read with ``weights_only=True``. Raises InputError."""
-    path = checkpoint.folder / _RESUME
+    path = checkpoint.folder / RESUME_FILE
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}); resume from another checkpoint.") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no optimiser state; resume from another checkpoint.")
+    return state
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -134,17 +275,23 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise InputError(f"{path}: no such weights; this run has not trained a {path.stem}.")
     try:
         state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a safetensors file that can be read ({error}).") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a safetensors file that can be read: {shown(str(error), 150)}.") from None
     own = module.state_dict()
     for name in [*own, *state]:
         found = tuple(state[name].shape) if name in state else None
         expected = tuple(own[name].shape) if name in own else None
         if found != expected:
             raise InputError(
-                f"{path} was saved from other widths: {name} is {'absent' if found is None else found} there and "
+                f"{path} was saved from other widths: {shown(name, 80)} is "
+                f"{'absent' if found is None else found} there and "
                 f"{'absent' if expected is None else expected} "
                 "in the network of this recipe; use the recipe that the checkpoint was trained with."
+            )
+        if not {state[name].dtype, own[name].dtype} <= _FLOATS and state[name].dtype != own[name].dtype:
+            raise InputError(
+                f"{path}: {name} is of type {state[name].dtype}, {own[name].dtype} was expected; use another "
+                "checkpoint."
             )
         if state[name].is_floating_point() and not state[name].isfinite().all():
             raise InputError(f"{path}: {name} holds numbers that are not finite; use an earlier checkpoint.")
