@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from posereid import __version__
 from posereid.cli import main
 from posereid.data.layouts import load_crops
+from posereid.training.integrity import write_about
 from posereid.transfer import find_joints
 
 SMOKE = Path(__file__).parents[1] / "recipes" / "smoke.yaml"
@@ -111,7 +112,8 @@ def test_a_checkpoint_of_other_widths_is_named(failing: Failing, run: Path, tmp_
     about = sorted(other.glob("checkpoints/*/checkpoint.json"))[-1]
     content = json.loads(about.read_text())
     content["recipe"]["generator"]["base_width"] = 16
-    about.write_text(json.dumps(content))
+    about.unlink()
+    write_about(about.parent, content)
     message = one_sentence(failing("augment", other, "--out", tmp_path / "generated"))
     assert "generator.safetensors" in message
     assert "widths" in message
@@ -229,6 +231,10 @@ def test_weights_that_are_not_numbers_are_refused(failing: Failing, run: Path, t
     for path in broken.glob("checkpoints/*/*.safetensors"):
         state = load_file(path)
         save_file({n: v * float("nan") if v.is_floating_point() else v for n, v in state.items()}, path)
+    for about in broken.glob("checkpoints/*/checkpoint.json"):
+        content = json.loads(about.read_text())
+        about.unlink()
+        write_about(about.parent, content)
     for command in ("augment", "evaluate"):
         assert "not finite" in one_sentence(failing(command, broken, "--out", tmp_path / "out.json"))
     assert not (tmp_path / "out").exists()
@@ -500,3 +506,29 @@ def test_evaluate_and_compare_name_wrong_input(failing: Failing, run: Path, tmp_
         message = one_sentence(failing(*arguments))
         assert words in message, message
     assert not list(tmp_path.glob("*.json"))
+
+
+# --- processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "trainer"),
+    [("train", "joint.train_joint"), ("train-reid", "reid.train_reid"), ("train-pose", "pose.train_pose_estimator")],
+)
+def test_devices_and_machines_are_short_for_the_recipes_fields(
+    command: str, trainer: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    monkeypatch.setattr(f"posereid.training.{trainer}", lambda recipe, *_, **__: trained.append(recipe.runtime))
+    call = [command, str(SMOKE), "--data.root", str(world), "--out", str(tmp_path / "run")]
+    main([*call, "--devices", "2", "--num-nodes", "3"])
+    main([*call, "--runtime.devices", "4", "--num-nodes", "5"])
+    main(call)
+    assert [(runtime.devices, runtime.num_nodes) for runtime in trained] == [(2, 3), (4, 5), (1, 1)]
+
+
+def test_no_devices_are_a_mistake(failing: Failing, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    message = one_sentence(failing("train", SMOKE, "--data.root", world, "--out", out, "--devices", "0"))
+    assert "devices" in message
+    assert not out.exists()

@@ -11,10 +11,10 @@ import posereid
 
 ROOT = Path(posereid.__file__).parent
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "messages", "files", "pictures", "progress"}),
+    frozenset({"errors", "messages", "files", "pictures", "plain_yaml", "progress"}),
     frozenset({"pose", "config"}),
     frozenset({"data"}),
-    frozenset({"generator", "discriminator", "backbones", "embedder", "pose_estimator", "losses"}),
+    frozenset({"generator", "discriminator", "backbones", "processes", "embedder", "pose_estimator", "losses"}),
     frozenset({"training", "augment", "evaluation", "fusion", "features", "transfer"}),
     frozenset(
         {

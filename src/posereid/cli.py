@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
-from posereid.commands.data import Check, Synthesize
+from posereid.commands.data import Check, Shard, Synthesize
 from posereid.commands.evaluation import Compare, Evaluate
 from posereid.commands.images import Embed, Transfer
 from posereid.commands.training import Augment, Train, TrainPose, TrainReid
 from posereid.config import explain, read_recipe
-from posereid.errors import InputError
+from posereid.errors import InputError, Stopped
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Demo:
     def run(self) -> None:
         """Run it."""
         from posereid.demo import run_demo
-        from posereid.training.loop import set_threads
+        from posereid.training.devices import set_threads
 
         set_threads()
         run_demo(self.out, self.recipe_file)
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "synthesize": Synthesize,
     "check": Check,
+    "shard": Shard,
     "train": Train,
     "augment": Augment,
     "train-reid": TrainReid,
@@ -122,6 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    except Stopped as stopped:
+        from posereid.training.devices import is_first_process
+
+        # The other processes of the run stop as well and leave the word to the first.
+        if not is_first_process():
+            sys.exit(0)
+        print(f"posereid: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
         resumable = bool(arguments) and arguments[0] in WITH_RECIPE
         print(

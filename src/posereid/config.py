@@ -9,10 +9,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from posereid.errors import InputError
+from posereid.plain_yaml import plain_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+_LARGEST_RECIPE = 2**18
 
 
 class _Section(BaseModel):
@@ -27,7 +31,7 @@ class DataRecipe(_Section):
     """Which crops to read, and their size."""
 
     root: Path | None = Field(None, description="Folder of the data set, or a CSV with path,identity,camera.")
-    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv"] = Field(
+    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = Field(
         "auto", description="Layout of the folder; auto looks at what is there."
     )
     keypoints: tuple[Path, ...] | None = Field(
@@ -50,7 +54,7 @@ class GeneratorRecipe(_Section):
     """The pose-transfer generator (section 3.1 and 3.2)."""
 
     blocks: int = Field(4, ge=2, le=5, description="N, the number of PAAN and of PAGN blocks.")
-    base_width: int = Field(64, ge=4, le=512, description="Channels at full resolution; doubled at each halving.")
+    base_width: int = Field(32, ge=4, le=512, description="Channels at full resolution; doubled at each halving.")
     max_width: int = Field(512, ge=4, le=2048, description="Most channels that any map has.")
     adain: Literal["literal", "pose_content"] = Field(
         "pose_content", description="Which side of equation 3 takes the other's statistics."
@@ -223,9 +227,31 @@ class RuntimeRecipe(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Accelerator; auto takes what is there.")
     devices: int = Field(1, ge=1, description="Processes, one per device.")
     num_nodes: int = Field(1, ge=1, description="Machines.")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="Fabric's precision.")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "32-true", description="Fabric's precision; auto takes bf16-mixed where the device has units for bfloat16."
+    )
     channels_last: bool = Field(True, description="Keep feature maps in channels-last order.")
+    fused_adam: bool = Field(True, description="Update all weights of a network in one kernel.")
+    compile: bool = Field(
+        False, description="Compile the networks with torch.compile, where it works; a minute or more at the start."
+    )
     workers: int = Field(0, ge=0, description="Processes that decode crops; 0 decodes in the training process.")
+    crop_cache_gb: float = Field(
+        2.0, ge=0, description="Memory that decoded crops may take; what does not fit is decoded each time."
+    )
+
+
+class SafetyRecipe(_Section):
+    """When a run is stopped, or warned about, because something goes wrong."""
+
+    largest_loss: float = Field(1e4, gt=0, description="A larger loss term counts as exploded, like one not finite.")
+    skip_steps: int = Field(
+        0, ge=0, description="Steps with exploded losses or gradients that are left out before the run stops."
+    )
+    unreadable_share: Probability = Field(
+        0.01, description="Share of training crops that may prove unreadable before the run stops."
+    )
+    collapse_steps: int = Field(100, ge=1, description="Steps without a break after which a collapse is reported.")
 
 
 class Recipe(_Section):
@@ -246,6 +272,7 @@ class Recipe(_Section):
     )
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe, description="Evaluation.")
     runtime: RuntimeRecipe = Field(default_factory=RuntimeRecipe, description="Device, precision, processes.")
+    safety: SafetyRecipe = Field(default_factory=SafetyRecipe, description="When a run is stopped or warned about.")
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "Recipe":
@@ -280,10 +307,14 @@ def read_recipe(path: str | Path) -> Recipe:
     if not path.exists() and path.parent == Path("recipes") and bundled.is_file():
         path = bundled
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_RECIPE + 1)
+        if len(data) > _LARGEST_RECIPE:
+            raise ValueError(f"it has more than {_LARGEST_RECIPE:,} bytes, which no recipe needs")
+        content = plain_yaml(data.decode(), _LARGEST_RECIPE)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe; recipes are YAML files, for example recipes/demo.yaml.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, ArithmeticError, RecursionError, yaml.YAMLError) as error:
         first_line = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: this recipe cannot be read as YAML ({first_line}).") from None
     if content is None:
@@ -305,7 +336,7 @@ def explain(error: ValidationError) -> str:
     """The first thing that is wrong with a recipe, in one sentence, with the nearest field that exists."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
-    name = ".".join(location)
+    name = _cut(".".join(location))
     if first["type"] == "extra_forbidden":
         known = _fields_at(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
@@ -314,7 +345,11 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not location:
         return f"{message}."
-    return f"field {name!r} is {first['input']!r}: {message[0].lower()}{message[1:]}."
+    return f"field {name!r} is {_cut(repr(first['input']))}: {message[0].lower()}{message[1:]}."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _fields_at(location: list[str]) -> list[str]:

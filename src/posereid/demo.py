@@ -29,8 +29,10 @@ from posereid.evaluation.tables import evaluation_table
 from posereid.evaluation_report import write_evaluation
 from posereid.files import require_free, write_atomically
 from posereid.training.checkpoint import latest_checkpoint, load_generator
+from posereid.training.devices import pick_device
 from posereid.training.joint import train_joint
-from posereid.training.loop import LOG_FILE, RECIPE_FILE, pick_device
+from posereid.training.log import LOG_FILE
+from posereid.training.loop import RECIPE_FILE
 from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
 
@@ -170,7 +172,7 @@ def _open(out: Path, recipe: Recipe) -> Stages:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it and run the demo again.") from None
 
 

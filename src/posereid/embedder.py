@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posereid.backbones import create_backbone
+from posereid.processes import SharedDropout
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -51,7 +52,7 @@ class Embedder(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(features, 128),
             nn.BatchNorm1d(128),
-            nn.Dropout(dropout),
+            SharedDropout(dropout),
             nn.ReLU(inplace=True),
             nn.Linear(128, identities),
         )

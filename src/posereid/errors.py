@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises."""
+"""The error that a user's mistake raises, and the end that a user asks for."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,14 @@ class InputError(ValueError):
     The message is one sentence that says which file or field, what was found, what was expected and what to
     do. The command line prints it and leaves with exit code 2; everything else is a defect of posereid.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop by SIGINT (Ctrl-C) or SIGTERM, and its state is saved.
+
+    The command line prints the message and leaves with exit code 128 + ``signal_number``.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -120,5 +120,5 @@ def test_both_encoders_have_the_same_structure_and_weights_of_their_own() -> Non
 def test_the_papers_size_builds_by_default() -> None:
     generator = build_generator()
     assert len(generator.paan.blocks) == 4
-    assert generator.paan.widths == (64, 128, 256, 512, 512)
+    assert generator.paan.widths == (32, 64, 128, 256, 512)
     assert generator.crop_size == (128, 64)

@@ -35,9 +35,16 @@ def placed(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data.model_copy(update=changes)})
 
 
+def spread(recipe: Recipe, devices: int | None, num_nodes: int | None) -> Recipe:
+    """The recipe on so many processes; None leaves what it says."""
+    given = {"devices": devices, "num_nodes": num_nodes}
+    runtime = recipe.runtime.changed(**{name: value for name, value in given.items() if value is not None})
+    return recipe.model_copy(update={"runtime": runtime})
+
+
 def say_first(text: str) -> None:
     """Print in the first of several processes only."""
-    from posereid.training.loop import is_first_process
+    from posereid.training.devices import is_first_process
 
     if is_first_process():
         print(text)

@@ -40,7 +40,7 @@ class Evaluate:
         from posereid.evaluation.evaluate import evaluate_features, evaluate_run
         from posereid.evaluation.tables import evaluation_table
         from posereid.evaluation_report import write_evaluation
-        from posereid.training.loop import set_threads
+        from posereid.training.devices import set_threads
 
         set_threads()
         out = self._out()

@@ -28,7 +28,7 @@ class Embed:
         """Embed and write."""
         from posereid.features import embed_crops, read_image_folder, write_features
         from posereid.training.checkpoint import latest_checkpoint, load_embedder
-        from posereid.training.loop import pick_device, set_threads
+        from posereid.training.devices import pick_device, set_threads
 
         if self.out.suffix != ".npz":
             raise InputError(f"--out is {self.out}; give a file name that ends in .npz.")
@@ -67,7 +67,7 @@ class Transfer:
         from posereid.data.images import open_image
         from posereid.files import write_atomically
         from posereid.training.checkpoint import latest_checkpoint, load_generator
-        from posereid.training.loop import pick_device, set_threads
+        from posereid.training.devices import pick_device, set_threads
         from posereid.transfer import find_joints, find_target, redraw
 
         if self.out.suffix.lower() != ".png":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from posereid.commands.common import crops_of, placed, say_first
+from posereid.commands.common import crops_of, placed, say_first, spread
 from posereid.config import Recipe
 
 RecipeFields = Annotated[Recipe, tyro.conf.arg(name="")]
@@ -22,15 +22,19 @@ class Train:
     """New folder for the run."""
     resume: bool = False
     """Go on from the newest checkpoint in that folder."""
+    devices: int | None = None
+    """Processes on each machine, one per device; short for --runtime.devices."""
+    num_nodes: int | None = None
+    """Machines; short for --runtime.num-nodes."""
     fields: RecipeFields = field(default_factory=Recipe)
 
     def run(self) -> None:
         """Train."""
+        from posereid.training.devices import set_threads
         from posereid.training.joint import train_joint
-        from posereid.training.loop import set_threads
 
         set_threads()
-        recipe = placed(self.fields)
+        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
         train_joint(recipe, crops_of(recipe), self.out, resume=self.resume)
         say_first(f"{self.out}: trained; next: posereid augment {self.out} --out NEW_FOLDER")
 
@@ -54,7 +58,7 @@ class Augment:
         """Draw and write."""
         from posereid.augment import augment
         from posereid.training.checkpoint import latest_checkpoint, load_generator
-        from posereid.training.loop import pick_device, set_threads
+        from posereid.training.devices import pick_device, set_threads
 
         set_threads()
         checkpoint = latest_checkpoint(self.run_folder)
@@ -88,17 +92,21 @@ class TrainReid:
     """Run whose embedder to begin from, for example the joint run."""
     resume: bool = False
     """Go on from the newest checkpoint in that folder."""
+    devices: int | None = None
+    """Processes on each machine, one per device; short for --runtime.devices."""
+    num_nodes: int | None = None
+    """Machines; short for --runtime.num-nodes."""
     fields: RecipeFields = field(default_factory=Recipe)
 
     def run(self) -> None:
         """Train."""
         from posereid.augment import with_generated
         from posereid.data.layouts import load_crops
-        from posereid.training.loop import set_threads
+        from posereid.training.devices import set_threads
         from posereid.training.reid import train_reid
 
         set_threads()
-        recipe = placed(self.fields)
+        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
         crops = crops_of(recipe)
         if self.generated is not None:
             crops = with_generated(crops, load_crops(self.generated))
@@ -116,14 +124,18 @@ class TrainPose:
     """New folder for the run."""
     resume: bool = False
     """Go on from the newest checkpoint in that folder."""
+    devices: int | None = None
+    """Processes on each machine, one per device; short for --runtime.devices."""
+    num_nodes: int | None = None
+    """Machines; short for --runtime.num-nodes."""
     fields: RecipeFields = field(default_factory=Recipe)
 
     def run(self) -> None:
         """Train."""
-        from posereid.training.loop import set_threads
+        from posereid.training.devices import set_threads
         from posereid.training.pose import train_pose_estimator
 
         set_threads()
-        recipe = placed(self.fields)
+        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
         train_pose_estimator(recipe, crops_of(recipe), self.out, resume=self.resume)
         say_first(f"{self.out}: trained; next: posereid evaluate RUN --pose-estimator {self.out}")

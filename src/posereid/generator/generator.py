@@ -50,7 +50,7 @@ def block_widths(blocks: int, base_width: int, max_width: int) -> list[int]:
 
 def build_generator(
     blocks: int = 4,
-    base_width: int = 64,
+    base_width: int = 32,
     max_width: int = 512,
     adain: AdaINReading = "pose_content",
     *,

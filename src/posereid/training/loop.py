@@ -1,78 +1,286 @@
-"""What both training loops share: Fabric, the run folder, schedules, logs."""
+"""The loop that all kinds of training share: a run folder, steps, logs, checkpoints, and what ends it early."""
 
+import errno
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, Strategy
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pydantic import BaseModel
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import Dataset
 
-from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe, read_recipe, write_recipe
-from posereid.data.crops import CropTable
-from posereid.errors import InputError
+from posereid.config import (
+    JointRecipe,
+    PoseEstimatorRecipe,
+    Recipe,
+    ReidRecipe,
+    read_recipe,
+    write_recipe,
+)
+from posereid.data.batches import Batch, load_batches
+from posereid.data.crops import Crop, CropTable
+from posereid.data.sampling import BatchSource, ShardedBatches
+from posereid.errors import InputError, Stopped
 from posereid.files import require_free, write_atomically
-from posereid.progress import progress_bar
-from posereid.training.checkpoint import Checkpoint, checkpoint_folders, latest_checkpoint
+from posereid.processes import process_count
+from posereid.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    latest_checkpoint,
+    resume_state,
+    save_checkpoint,
+)
+from posereid.training.devices import is_first_process, launch_fabric, pick_precision
+from posereid.training.log import RunLog
+from posereid.training.networks import Networks, seed_step, weight_difference
+from posereid.training.run_folder import lock_run
+from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
 
 RECIPE_FILE = "recipe.yaml"
-LOG_FILE = "log.jsonl"
+BAD_STEPS_FILE = "bad-steps.jsonl"
+
+B = TypeVar("B", bound=Batch)
 
 
-def pick_device(runtime: RuntimeRecipe) -> torch.device:
-    """The device for work in one process. Raises InputError when the recipe names one that is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if runtime.device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available[runtime.device]:
-        raise InputError(f"runtime.device is {runtime.device}, and PyTorch finds no such device here; use auto or cpu.")
-    return torch.device(runtime.device)
+@dataclass(frozen=True)
+class StepReport:
+    """What one step tells the log: the unweighted value of each term, a mean over processes.
 
-
-def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
-    """Fabric with its processes started: one device, or many with gradients averaged between them.
-
-    Normalisation statistics stay each process's own while it trains: their buffers are averaged when a
-    checkpoint is written (:func:`average_buffers`). The discriminators run twice before one backward pass, which
-    DDP only allows without broadcasting buffers.
+    ``variety`` is how much generated crops differ from each other, as a share of how much their targets do.
     """
-    accelerator = pick_device(runtime).type
-    strategy: str | Strategy = "auto"
-    if runtime.devices * runtime.num_nodes > 1:
-        strategy = DDPStrategy(
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            process_group_backend="nccl" if accelerator == "cuda" else "gloo",
+
+    losses: dict[str, float]
+    variety: float | None = None
+
+
+@dataclass(frozen=True)
+class Job(Generic[B]):
+    """What one kind of training brings to the loop.
+
+    ``step`` learns from one batch and raises BadStepError before it changes a weight by what it cannot learn from.
+    ``crops`` are those that the sampler's positions count, ``images`` the images of a step over all processes.
+    ``before_saving`` may add to the log; ``sample`` is called every ``sample_every`` steps.
+    """
+
+    settings: JointRecipe | ReidRecipe | PoseEstimatorRecipe
+    networks: Networks
+    sampler: BatchSource
+    dataset: Dataset[B]
+    crops: Sequence[Crop]
+    step: Callable[[B, int], StepReport]
+    images: int
+    identities: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    before_saving: Callable[[], Mapping[str, Any]] | None = None
+    sample: Callable[[int], None] | None = None
+    sample_every: int = 0
+
+
+@dataclass
+class TrainingRun:
+    """A run folder that this process may write to, the processes that train, and the checkpoint to go on from."""
+
+    out: Path
+    recipe: Recipe
+    stage: str
+    train_crops: CropTable
+    fabric: Fabric
+    checkpoint: Checkpoint | None
+    state: Mapping[str, Any]
+    stop: StopRequest
+    skipped: int = 0
+
+    def train(self, job: Job[B], *, progress: bool = True) -> None:
+        """Take the job's steps from the checkpoint on, writing recipe, log and checkpoints.
+
+        Raises InputError when a step cannot be learnt from, too many crops cannot be read or the disk is full, and
+        Stopped (a KeyboardInterrupt) after SIGINT or SIGTERM. In each of these cases a checkpoint remains from which
+        ``--resume`` goes on.
+        """
+        steps = job.settings.epochs * job.sampler.batches_per_epoch
+        first = self.checkpoint.step if self.checkpoint else 0
+        batches = ShardedBatches(
+            job.sampler, steps, first_step=first, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=runtime.devices,
-        num_nodes=runtime.num_nodes,
-        precision=runtime.precision,
-        strategy=strategy,
-    )
-    fabric.launch()
-    return fabric
+        loader = load_batches(job.dataset, batches, self.recipe.runtime.workers)
+        self.skipped = int(self.state.get("skipped", 0))
+        try:
+            if is_first_process():
+                write_atomically(self.out / RECIPE_FILE, write_recipe(self.recipe))
+            log = RunLog(self.out, self.stage, steps, first, self.fabric, progress)
+            try:
+                log.write(first, self._facts(steps) | dict(job.facts))
+                self._steps(job, log, log.batches(loader), first, steps)
+                if self.fabric.world_size > 1:
+                    log.write(steps, {"weight_difference": weight_difference(job.networks.plain)})
+            finally:
+                with suppress(OSError):  # of a full disk, which has been complained about
+                    log.close()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise
+            raise InputError(
+                f"{self.out} cannot be written to ({error.strerror}); the newest checkpoint there is whole: make room "
+                "and go on with --resume."
+            ) from error
+
+    def _steps(self, job: Job[B], log: RunLog, batches: Iterator[B], first: int, steps: int) -> None:
+        collapse = CollapseWatch(self.recipe.safety.collapse_steps)
+        unreadable = UnreadableCrops(job.crops, self.recipe.safety.unreadable_share)
+        settings = job.settings
+        for number, batch in enumerate(batches, first + 1):
+            for line in unreadable.note(batch.unreadable):
+                log.warn(number, line)
+            seed_step(self.recipe.seed, number)
+            job.networks.set_learning_rates(number - 1, steps)
+            report = self._one_step(job, log, batch, number)
+            log.step()
+            logging, saving = (due(number, every, steps) for every in (settings.log_every, settings.checkpoint_every))
+            if logging or saving:
+                for line in unreadable.exchange():
+                    log.warn(number, line)
+                if unreadable.too_many():
+                    self._save(job, log, number)
+                    unreadable.complain()
+            if report:
+                for line in collapse.observe(report.losses, report.variety):
+                    log.warn(number, line)
+                if logging:
+                    self._log(job, log, report, number, len(unreadable.found))
+            if job.sample and due(number, job.sample_every, steps):
+                job.sample(number)
+            asked = self.stop.agreed(self.fabric)
+            if saving or asked:
+                self._save(job, log, number)
+            if asked and number < steps:
+                name = signal.Signals(asked).name
+                raise Stopped(
+                    asked, f"{name}: stopped after step {number} of {steps}, and saved; --resume goes on in {self.out}."
+                )
+
+    def _one_step(self, job: Job[B], log: RunLog, batch: B, number: int) -> StepReport | None:
+        """One step; None where it could not be learnt from and the recipe allows to leave it out."""
+        statistics = job.networks.buffers()
+        before = [buffer.clone() for buffer in statistics]
+        try:
+            return job.step(batch.to(self.fabric.device), number)
+        except BadStepError as bad:
+            with torch.no_grad():
+                for buffer, value in zip(statistics, before, strict=True):
+                    buffer.copy_(value)
+            self.skipped += 1
+            names = self._crop_names(job, number)
+            self._note_bad_step(number, bad, names)
+            some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            if self.skipped <= self.recipe.safety.skip_steps:
+                log.warn(number, f"{bad}; left out, {self.skipped} of {self.recipe.safety.skip_steps} times ({some})")
+                return None
+            self._save(job, log, number)
+            raise InputError(
+                f"training stopped at step {number}: {bad} on the crops {some}; {self.out / BAD_STEPS_FILE} names all, "
+                "and the state without this step is saved: look at these crops and go on with --resume, let some "
+                "steps be left out with --safety.skip-steps, or begin anew with a lower learning rate."
+            ) from None
+
+    def _crop_names(self, job: Job[B], number: int) -> list[str]:
+        rows = job.sampler.batch(*divmod(number - 1, job.sampler.batches_per_epoch))
+        return list(dict.fromkeys(job.crops[position].name for position in rows.flatten().tolist()))
+
+    def _note_bad_step(self, number: int, bad: BadStepError, names: list[str]) -> None:
+        if is_first_process():
+            record = {"step": number, "what": bad.what, "value": str(bad.value), "crops": names}
+            with (self.out / BAD_STEPS_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _log(self, job: Job[B], log: RunLog, report: StepReport, number: int, unreadable: int) -> None:
+        record: dict[str, Any] = {f"loss_{name}": round(value, 6) for name, value in report.losses.items()}
+        record["epoch"] = (number - 1) // job.sampler.batches_per_epoch
+        record["learning_rate"] = next(iter(job.networks.optimisers.values())).param_groups[0]["lr"]
+        if report.variety is not None:
+            record["variety"] = round(report.variety, 4)
+        record |= {name: count for name, count in (("skipped", self.skipped), ("unreadable", unreadable)) if count}
+        log.write(number, record, images_per_step=job.images)
+
+    def _save(self, job: Job[B], log: RunLog, number: int) -> None:
+        if job.before_saving:
+            log.write(number, job.before_saving())
+        if self.fabric.is_global_zero:
+            save_checkpoint(
+                self.out,
+                step=number,
+                stage=self.stage,
+                recipe=self.recipe,
+                identities=job.identities,
+                training_set=self.train_crops.fingerprint,
+                parts=job.networks.plain,
+                resume_state=job.networks.optimiser_states() | {"skipped": self.skipped},
+                keep=job.settings.keep_checkpoints,
+            )
+        self.fabric.barrier()
+
+    def _facts(self, steps: int) -> dict[str, Any]:
+        """What the first record of every log says."""
+        return {
+            "seed": self.recipe.seed,
+            "device": str(self.fabric.device),
+            "precision": pick_precision(self.recipe.runtime),
+            "processes": self.fabric.world_size,
+            "steps": steps,
+        }
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes; launchers tell the others their rank."""
-    return not getattr(rank_zero_only, "rank", 0)
+@contextmanager
+def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool) -> Iterator[TrainingRun]:
+    """A run that may be written to ``out``: new or empty, or with ``resume`` begun by the same recipe.
 
-
-def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool) -> Checkpoint | None:
-    """Look whether a run may be written to ``out``: new or empty, or with ``resume`` begun by the same recipe.
-
-    ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both.
-    Returns the checkpoint to go on from, None to begin at the first step. Writes nothing. Raises InputError.
+    ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both. The folder
+    is locked against other writers while the block lasts, and SIGINT and SIGTERM become requests to stop. Starts the
+    other processes. Raises InputError.
     """
+    _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
+    stop = StopRequest()
+    with stop.listening(), lock_run(out) if is_first_process() else nullcontext():
+        # Once more under the lock: another process may have written until a moment ago.
+        checkpoint = _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
+        fabric = launch_fabric(recipe.runtime)
+        state = resume_state(checkpoint) if checkpoint else {}
+        try:
+            yield TrainingRun(out, recipe, stage, train, fabric, checkpoint, state, stop)
+        except RuntimeError as error:
+            if sentence := _ended_by_another(error, out):
+                raise InputError(sentence) from error
+            raise
+
+
+def _ended_by_another(error: RuntimeError, out: Path) -> str | None:
+    """What to say where the end of another process is what ends this one."""
+    if process_count() > 1 and "onnection" in str(error):
+        return (
+            f"another of the {process_count()} processes that train {out} has ended, and this one with it; its "
+            "own message says why. --resume goes on from the newest checkpoint."
+        )
+    if str(error).startswith("DataLoader worker"):
+        return (
+            f"{out}: a process that decodes crops has been ended from outside, often for want of memory (the system's "
+            "log may say), and training with it; lower runtime.workers and go on with --resume."
+        )
+    return None
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and after the last one, happens after ``step``."""
+    return step % every == 0 or step == steps
+
+
+def _checkpoint_to_go_on_from(
+    out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool
+) -> Checkpoint | None:
+    """None where the run begins at its first step, be it new or stopped before its first checkpoint."""
     if not resume:
         if is_first_process():
             require_free(out, "a new run (without --resume)")
@@ -98,15 +306,9 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
     return checkpoint
 
 
-def claim_run(out: Path, recipe: Recipe) -> None:
-    """Write the recipe into a run folder, once nothing is left that could refuse the run."""
-    if is_first_process():
-        write_atomically(out / RECIPE_FILE, write_recipe(recipe))
-
-
 def _first_difference(own: Recipe, given: Recipe) -> str | None:
     for section in type(own).model_fields:
-        if section == "runtime":
+        if section in ("runtime", "safety"):
             continue
         old, new = getattr(own, section), getattr(given, section)
         if old == new:
@@ -116,160 +318,3 @@ def _first_difference(own: Recipe, given: Recipe) -> str | None:
         name = next(name for name in type(old).model_fields if getattr(old, name) != getattr(new, name))
         return f"{section}.{name} is {getattr(new, name)}, was {getattr(old, name)}"
     return None
-
-
-def make_optimiser(module: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Adam:
-    """Adam with the recipe's settings."""
-    return torch.optim.Adam(
-        module.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
-def learning_rate(recipe: OptimiserRecipe, step: int, steps: int) -> float:
-    """Constant for ``constant_share`` of the run, then linear to zero (section 4: 400 of 800 epochs)."""
-    constant = recipe.constant_share * steps
-    if step < constant:
-        return recipe.learning_rate
-    return recipe.learning_rate * (steps - step) / (steps - constant)
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimiser.param_groups:
-        group["lr"] = value
-
-
-def ramp(step: int, warmup: int, length: int) -> float:
-    """0 before ``warmup``, then linear to 1 over ``length`` steps (at once when 0)."""
-    if step < warmup:
-        return 0.0
-    return 1.0 if length == 0 else min(1.0, (step - warmup + 1) / length)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one step of one process, so that dropout does not depend on what came before."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
-
-
-def due(step: int, every: int, steps: int) -> bool:
-    """Whether something that happens every so many steps, and after the last one, happens after ``step``."""
-    return step % every == 0 or step == steps
-
-
-def run_facts(recipe: Recipe, steps: int, fabric: Fabric) -> dict[str, Any]:
-    """What the first record of every log says."""
-    return {
-        "seed": recipe.seed,
-        "device": str(fabric.device),
-        "processes": fabric.world_size,
-        "steps": steps,
-    }
-
-
-def require_finite(terms: Mapping[str, torch.Tensor], step: int) -> None:
-    """Raise InputError naming the step and the first loss term that is not a finite number."""
-    for name, value in terms.items():
-        if not torch.isfinite(value):
-            raise InputError(
-                f"training stopped at step {step}: the {name} loss is {value.item()}; begin a new run with "
-                "a lower learning rate or weight for it."
-            )
-
-
-@torch.no_grad()
-def average_buffers(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
-    """Replace each process's normalisation statistics by their mean over the processes."""
-    if fabric.world_size == 1:
-        return
-    for module in modules.values():
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(cast(Tensor, fabric.all_reduce(buffer, reduce_op="mean")))
-
-
-@torch.no_grad()
-def weight_difference(fabric: Fabric, modules: Mapping[str, nn.Module]) -> float:
-    """Largest difference of any weight or buffer between two processes; 0 when they agree."""
-    flat = torch.cat([v.float().flatten() for m in modules.values() for v in m.state_dict().values()])
-    gathered = cast(Tensor, fabric.all_gather(flat)).reshape(fabric.world_size, -1)
-    return (gathered - gathered[0]).abs().max().item()
-
-
-class RunLog:
-    """Progress bar, TensorBoard and ``log.jsonl`` of one run; only the first process writes.
-
-    A resumed run drops logged steps that it is going to repeat.
-    """
-
-    def __init__(self, run: Path, stage: str, steps: int, first_step: int, fabric: Fabric, show: bool) -> None:
-        self.stage, self.active = stage, fabric.is_global_zero
-        self.bar = progress_bar(steps, stage, "step", show=show and self.active, first=first_step)
-        self._mark = (time.perf_counter(), first_step)
-        if not self.active:
-            return
-        path = run / LOG_FILE
-        if path.exists():
-            kept = [line for line in _lines(path) if _logged_step(line) <= first_step]
-            write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
-
-    def step(self) -> None:
-        """One step is done."""
-        self.bar.update()
-
-    def write(self, step: int, record: Mapping[str, Any], images_per_step: int = 0) -> None:
-        """Write one record; with ``images_per_step`` also the rate since the last one."""
-        if not self.active:
-            return
-        record = {"step": step, "stage": self.stage, **record}
-        if images_per_step:
-            now = time.perf_counter()
-            elapsed, done = now - self._mark[0], step - self._mark[1]
-            self._mark = (now, step)
-            record["images_per_second"] = round(done * images_per_step / max(elapsed, 1e-9), 2)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(f"{self.stage}/{name}", value, step)
-        losses = {n.removeprefix("loss_"): f"{v:.3f}" for n, v in record.items() if n.startswith("loss_")}
-        self.bar.set_postfix(losses, refresh=False)
-
-    def write_terms(
-        self, step: int, terms: Mapping[str, Tensor], *, epoch: int, learning_rate: float, images: int
-    ) -> None:
-        """Write the loss terms of a step of ``images`` images."""
-        record: dict[str, Any] = {f"loss_{name}": round(term.item(), 6) for name, term in terms.items()}
-        self.write(step, record | {"epoch": epoch, "learning_rate": learning_rate}, images_per_step=images)
-
-    def close(self) -> None:
-        """Flush and end."""
-        self.bar.close()
-        if self.active:
-            self._file.close()
-            self._board.close()
-
-
-def _logged_step(line: str) -> float:
-    """The step of a log line; beyond any step where the line is broken, as a killed run may leave its last one."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.is_file():
-        yield from path.read_text(encoding="utf-8").splitlines()
-
-
-def optimiser_states(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Any]:
-    """Resume state of several optimisers, tensors and plain values only."""
-    return {name: optimiser.state_dict() for name, optimiser in optimisers.items()}
-
-
-def set_threads() -> None:
-    """Use as many threads as the process may run on; containers often show more cores than they grant."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

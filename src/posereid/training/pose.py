@@ -1,41 +1,27 @@
 """Training of the pose estimator on real crops and the keypoints that came with them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
+from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from posereid.config import Recipe
-from posereid.data.batches import CropImages, batch_loader, collate, to_float
+from posereid.data.batches import CropImages, PosedCropBatch, PosedCrops, to_float
 from posereid.data.crops import Crop, CropTable
-from posereid.data.sampling import Indices, ShardedBatches
+from posereid.data.sampling import Indices, require_divisible
 from posereid.errors import InputError
 from posereid.evaluation.keypoint_accuracy import pckh
 from posereid.pose.maps import flip_keypoints
 from posereid.pose_estimator import PoseEstimator
-from posereid.training.checkpoint import load_weights, new_pose_estimator, resume_state, save_checkpoint
-from posereid.training.loop import (
-    RunLog,
-    average_buffers,
-    claim_run,
-    due,
-    launch_fabric,
-    learning_rate,
-    make_optimiser,
-    open_run,
-    optimiser_states,
-    require_finite,
-    run_facts,
-    seed_step,
-    set_learning_rate,
-)
+from posereid.processes import own_rows, process_count
+from posereid.training.checkpoint import new_pose_estimator
+from posereid.training.loop import Job, StepReport, open_run
+from posereid.training.networks import Networks, set_up, update
 
 HELD_OUT_SHARE = 0.1
 """Share of the training identities that choose the threshold and tell the PCKh of the log."""
@@ -44,31 +30,6 @@ _PEAK_WEIGHT = 4
 _LARGEST_SCALE = 0.08
 _LARGEST_SHIFT = 0.06
 _BLURRED_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class PosedCropBatch:
-    """Crops with their joints: images uint8, keypoints (x, y) in pixels of the image."""
-
-    images: UInt8[Tensor, "b 3 h w"]
-    keypoints: Float[Tensor, "b 18 2"]
-    present: Bool[Tensor, "b 18"]
-
-
-class PosedCrops(Dataset[PosedCropBatch]):
-    """Crops and their joints by (draw, position); the draw is not used, variation comes by the batch."""
-
-    def __init__(self, crops: Sequence[Crop], height: int, width: int) -> None:
-        self.images = CropImages(crops, height, width)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: tuple[int, ...]) -> PosedCropBatch:
-        """A batch of one crop."""
-        *_, position = row
-        joints = self.images.joints(position)
-        return PosedCropBatch(self.images.image(position), torch.tensor(joints.xy), torch.tensor(joints.present))
 
 
 class ShuffledCrops:
@@ -95,79 +56,50 @@ def train_pose_estimator(
     map. Writes ``out`` with recipe, log and checkpoints, and returns it. Raises InputError.
     """
     learned, held_out = split_posed_crops(crops.train, recipe.seed)
-    checkpoint = open_run(out, recipe, "pose", crops.train, resume=resume)
-    fabric = launch_fabric(recipe.runtime)
     settings = recipe.pose_estimator
-    height, width = recipe.data.height, recipe.data.width
+    size = recipe.data.height, recipe.data.width
     sampler = ShuffledCrops(len(learned), settings.batch_size, recipe.seed)
-    steps = settings.epochs * sampler.batches_per_epoch
-    first_step = checkpoint.step if checkpoint else 0
-    batches = ShardedBatches(
-        sampler, steps, first_step=first_step, rank=fabric.global_rank, world_size=fabric.world_size
-    )
-    loader = batch_loader(PosedCrops(learned, height, width), batches, recipe.runtime.workers)
-    validation = PosedCrops(held_out, height, width)
-
-    torch.manual_seed(recipe.seed)
-    estimator = new_pose_estimator(recipe, pretrained=False if checkpoint else None)
-    if checkpoint:
-        load_weights(estimator, checkpoint.folder / "pose_estimator.safetensors")
-    if recipe.runtime.channels_last:
-        estimator.to(memory_format=torch.channels_last)
-    network, optimiser = fabric.setup(estimator.train(), make_optimiser(estimator, settings.optimiser))
-    if checkpoint:
-        optimiser.load_state_dict(resume_state(checkpoint)["pose_estimator"])
-
-    claim_run(out, recipe)
-    log = RunLog(out, "pose", steps, first_step, fabric, progress)
-    sizes = {"crops": len(learned), "held_out_crops": len(held_out)}
-    log.write(first_step, run_facts(recipe, steps, fabric) | sizes)
-    try:
-        for step, batch in enumerate(loader, first_step + 1):
-            seed_step(recipe.seed, step, fabric.global_rank)
-            set_learning_rate(optimiser, learning_rate(settings.optimiser, step - 1, steps))
-            images, keypoints, present = vary(
-                to_float(batch.images.to(fabric.device)),
-                batch.keypoints.to(fabric.device),
-                batch.present.to(fabric.device),
-            )
-            maps = network(images).float()
-            terms = {"heat_maps": heat_map_loss(maps, estimator.target_maps(keypoints, present))}
-            optimiser.zero_grad(set_to_none=True)
-            fabric.backward(terms["heat_maps"])
-            optimiser.step()
-            log.step()
-            saving = due(step, settings.checkpoint_every, steps)
-            logging = due(step, settings.log_every, steps)
-            if saving or logging:
-                require_finite(terms, step)
-            if logging:
-                log.write_terms(
-                    step,
-                    terms,
-                    epoch=(step - 1) // sampler.batches_per_epoch,
-                    learning_rate=optimiser.param_groups[0]["lr"],
-                    images=fabric.world_size * len(batch.images),
-                )
-            if saving:
-                average_buffers(fabric, {"pose_estimator": estimator})
-                log.write(step, validate(estimator, validation, settings.batch_size))
-                if fabric.is_global_zero:
-                    save_checkpoint(
-                        out,
-                        step=step,
-                        stage="pose",
-                        recipe=recipe,
-                        identities=tuple(sorted({crop.identity for crop in learned})),
-                        training_set=crops.train.fingerprint,
-                        parts={"pose_estimator": estimator},
-                        resume_state=optimiser_states({"pose_estimator": optimiser}),
-                        keep=settings.keep_checkpoints,
-                    )
-                fabric.barrier()
-    finally:
-        log.close()
+    require_divisible(sampler, recipe.runtime.devices * recipe.runtime.num_nodes)
+    with open_run(out, recipe, "pose", crops.train, resume=resume) as run:
+        torch.manual_seed(recipe.seed)
+        estimator = new_pose_estimator(recipe, pretrained=False if run.checkpoint else None)
+        networks = set_up(
+            {"pose_estimator": estimator},
+            {"pose_estimator": settings.optimiser},
+            recipe,
+            run.fabric,
+            run.checkpoint,
+            run.state,
+        )
+        images = CropImages(learned, *size, cache_gb=recipe.runtime.crop_cache_gb)
+        validation = PosedCrops(CropImages(held_out, *size))
+        run.train(
+            Job(
+                settings=settings,
+                networks=networks,
+                sampler=sampler,
+                dataset=PosedCrops(images, stand_ins=True),
+                crops=learned,
+                step=lambda batch, _: training_step(networks, batch, recipe, run.fabric),
+                images=sampler.batch_size,
+                identities=tuple(sorted({crop.identity for crop in learned})),
+                facts={"crops": len(learned), "held_out_crops": len(held_out)},
+                before_saving=lambda: validate(estimator, validation, settings.batch_size),
+            ),
+            progress=progress,
+        )
     return out
+
+
+def training_step(networks: Networks, batch: PosedCropBatch, recipe: Recipe, fabric: Fabric) -> StepReport:
+    """One step on varied crops. Raises BadStepError as the joint step does."""
+    images, keypoints, present = vary(to_float(batch.images), batch.keypoints, batch.present)
+    if recipe.runtime.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    maps = networks.wrapped["pose_estimator"](images).float()
+    target = cast(PoseEstimator, networks.plain["pose_estimator"]).target_maps(keypoints, present)
+    terms = {"heat_maps": heat_map_loss(maps, target)}
+    return StepReport(update(fabric, terms["heat_maps"], terms, networks.optimisers, recipe.safety.largest_loss))
 
 
 def heat_map_loss(maps: Float[Tensor, "b 18 h w"], target: Float[Tensor, "b 18 h w"]) -> Float[Tensor, ""]:
@@ -205,14 +137,18 @@ def vary(
     because generated pictures are less sharp than those to learn from.
     """
     count, (height, width), device = len(images), images.shape[-2:], images.device
-    # Drawn on the CPU: equal on every device.
-    mirrored = (torch.rand(count) < 0.5).to(device)
-    scale = (1 + _LARGEST_SCALE * (2 * torch.rand(count) - 1)).to(device)
-    shift = _LARGEST_SHIFT * (2 * torch.rand(count, 2) - 1).to(device)
-    contrast = (0.85 + 0.3 * torch.rand(count, 1, 1, 1)).to(device)
-    tint = (0.2 * torch.rand(count, 3, 1, 1) - 0.1).to(device)
-    blurred = (torch.rand(count) < _BLURRED_SHARE).to(device)
-    sigma = ((0.3 + 1.2 * torch.rand(count)) * height / 64).to(device)
+
+    def drawn(*shape: int) -> Tensor:
+        # On the CPU and for the whole batch: equal on every device and for any number of processes.
+        return own_rows(torch.rand(process_count() * count, *shape)).to(device)
+
+    mirrored = drawn() < 0.5
+    scale = 1 + _LARGEST_SCALE * (2 * drawn() - 1)
+    shift = _LARGEST_SHIFT * (2 * drawn(2) - 1)
+    contrast = 0.85 + 0.3 * drawn(1, 1, 1)
+    tint = 0.2 * drawn(3, 1, 1) - 0.1
+    blurred = drawn() < _BLURRED_SHARE
+    sigma = (0.3 + 1.2 * drawn()) * height / 64
 
     flipped_keypoints, flipped_present = flip_keypoints(keypoints, present, width)
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
@@ -274,8 +210,9 @@ def validate(estimator: PoseEstimator, crops: PosedCrops, batch_size: int) -> di
     device = next(estimator.parameters()).device
     estimator.eval()
     found = []
-    for start in range(0, len(crops), batch_size):
-        batch = collate([crops[(position,)] for position in range(start, min(start + batch_size, len(crops)))])
+    count = len(crops.images)
+    for start in range(0, count, batch_size):
+        batch = crops[[(0, position) for position in range(start, min(start + batch_size, count))]]
         keypoints, confidence = (t.cpu() for t in estimator.find_joints(to_float(batch.images.to(device))))
         found.append((keypoints, confidence, batch.keypoints, batch.present))
     estimator.train()
