@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from posereid.errors import InputError
 
 LOCK_FILE = ".lock"
 LOCK_HOLDER_FILE = ".lock-holder.json"
+_PARTIAL = re.compile(r"\..+\.partial-\d+", re.ASCII)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -32,10 +34,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def require_free(folder: Path, what: str) -> None:
     """Raise InputError when ``folder`` holds anything already; ``what`` names what was to be written there.
 
-    The lock of a run folder (:func:`posereid.training.run_folder.lock_run`) does not count.
+    The lock of a run folder (:func:`posereid.training.run_folder.lock_run`) does not count, nor what a killed process
+    left half-written.
     """
     if folder.is_dir():
-        free = {path.name for path in folder.iterdir()} <= {LOCK_FILE, LOCK_HOLDER_FILE}
+        names = {path.name for path in folder.iterdir()} - {LOCK_FILE, LOCK_HOLDER_FILE}
+        free = all(map(_PARTIAL.fullmatch, names))
     else:
         free = not folder.exists()
     if not free:

@@ -377,6 +377,8 @@ def _unchanged(batch: T) -> T:
 def _leave_signals_to_the_trainer(_: int) -> None:
     # Ctrl-C reaches every process of the terminal; the trainer saves its state first and needs its workers for that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends a batch job or a container sends SIGTERM to all processes too; a second one is the trainer's own.
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def class_labels(crops: Sequence[Crop]) -> dict[int, int]:

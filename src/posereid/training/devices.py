@@ -1,6 +1,10 @@
 """Which devices and how many processes training runs on."""
 
 import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -10,6 +14,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from posereid.config import RuntimeRecipe
 from posereid.errors import InputError
+
+_FIRST = "POSEREID_FIRST_PROCESS"
 
 
 def pick_device(runtime: RuntimeRecipe) -> torch.device:
@@ -60,8 +66,31 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
         precision=pick_precision(runtime),
         strategy=strategy,
     )
-    fabric.launch()
+    with _ending_with_the_first():
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _ending_with_the_first() -> Iterator[None]:
+    """End this process if the one that started it has ended before the two meet; it would wait half an hour for it."""
+    joined = threading.Event()
+
+    def watch(first: int) -> None:
+        while not joined.wait(1):
+            if os.getppid() != first:
+                print("posereid: the first process of this run has ended, and this one with it.", file=sys.stderr)
+                os._exit(2)
+
+    if is_first_process():
+        # Those that it starts inherit this; torchrun and SLURM look after their processes themselves.
+        os.environ[_FIRST] = str(os.getpid())
+    elif _FIRST in os.environ:
+        threading.Thread(target=watch, args=(int(os.environ[_FIRST]),), daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
 
 
 def is_first_process() -> bool:

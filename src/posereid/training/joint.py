@@ -248,7 +248,7 @@ def build_networks(
 
 def _sample_batch(images: CropImages, labels: dict[int, int], sampler: PosePairSampler) -> PosePairBatch:
     rows = sampler.batch(0, 0)[:SAMPLE_ROWS]
-    pairs = PosePairs(images, labels)
+    pairs = PosePairs(images, labels, stand_ins=True)
     return pairs[[(0, int(source), int(target)) for source, target in rows]]
 
 

@@ -72,7 +72,7 @@ def train_pose_estimator(
             run.state,
         )
         images = CropImages(learned, *size, cache_gb=recipe.runtime.crop_cache_gb)
-        validation = PosedCrops(CropImages(held_out, *size))
+        validation = PosedCrops(CropImages(held_out, *size), stand_ins=True)
         run.train(
             Job(
                 settings=settings,
