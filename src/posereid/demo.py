@@ -29,7 +29,7 @@ from posereid.evaluation.tables import evaluation_table
 from posereid.evaluation_report import write_evaluation
 from posereid.files import require_free, write_atomically
 from posereid.training.checkpoint import latest_checkpoint, load_generator
-from posereid.training.devices import pick_device
+from posereid.training.devices import pick_device, pick_precision
 from posereid.training.joint import train_joint
 from posereid.training.log import LOG_FILE
 from posereid.training.loop import RECIPE_FILE
@@ -37,6 +37,12 @@ from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
 
 STAGES_FILE = "stages.json"
+TRAINED = {
+    "joint training": "joint",
+    "re-ID training, real crops only": "reid-real",
+    "re-ID training, real and generated crops": "reid-generated",
+    "pose estimator training": "pose-estimator",
+}
 REID_RUNS = {
     "joint": "embedder of the joint training",
     "reid-real": "real crops only",
@@ -144,6 +150,11 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         print(f"\n{REID_RUNS[run]}\n{evaluation_table(evaluation)}")
     print(f"\nWhat generated crops are worth here\n{comparison_table(comparison)}")
     total = sum(stages.seconds.values())
+    print("\nWhere the time goes")
+    for name, seconds in stages.seconds.items():
+        waited = summary["waiting_for_data"].get(name)
+        aside = "" if waited is None else f", {waited:.1%} of it waiting for data"
+        print(f"  {seconds:6.1f} s  {seconds / total:4.0%}  {name}{aside}")
     print(f"\n{total:.0f} s in the stages, at most {summary['peak_memory_gb']} GB. Open {report} in a browser.")
     return report
 
@@ -193,15 +204,29 @@ def _evaluate(run: Path, crops: CropTable, *, judge: Path | None = None, pose_es
     write_evaluation(evaluation, run / EVALUATION_FILE)
 
 
+def _waiting_share(log: Path) -> float:
+    """The share of a training run's time that its steps waited for data, the mean over its log."""
+    try:
+        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        shares = [record["data_share"] for record in records if "data_share" in record]
+        return round(sum(shares) / len(shares), 4)
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, RecursionError) as error:
+        raise InputError(f"{log} cannot be read ({error}); delete its folder and run the demo again.") from None
+
+
 def _summary(recipe: Recipe, stages: Stages, evaluations: dict[str, Any]) -> dict[str, Any]:
     return {
         "reid": {REID_RUNS[run]: evaluation["reid"] for run, evaluation in evaluations.items()},
         "verification": {REID_RUNS[run]: evaluation["verification"] for run, evaluation in evaluations.items()},
         "generator": evaluations["joint"]["generator"],
         "seconds": stages.seconds,
+        "waiting_for_data": {
+            stage: _waiting_share(stages.path.parent / run / LOG_FILE) for stage, run in TRAINED.items()
+        },
         "peak_memory_gb": stages.peak_memory_gb,
         "seed": recipe.seed,
         "device": evaluations["joint"]["device"],
+        "precision": pick_precision(recipe.runtime),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "versions": versions(),

@@ -53,6 +53,7 @@ def write_demo_report(
     for name, picture in (("pairs", pairs), ("canonical", canonical), ("ranked", ranked)):
         save_png(path.parent / "pictures" / f"{name}.png", picture)
     searched = search_sections(evaluation)
+    waiting = summary["waiting_for_data"]
     sections = [
         Section(
             "People redrawn in the poses of other crops",
@@ -90,7 +91,13 @@ def write_demo_report(
         Section(
             "Where the time went, and with what",
             tables=[
-                Table(("stage", "seconds"), [(n, f"{s:.1f}") for n, s in summary["seconds"].items()]),
+                Table(
+                    ("stage", "seconds", "of it waiting for data"),
+                    [
+                        (name, f"{seconds:.1f}", f"{waiting[name]:.1%}" if name in waiting else "")
+                        for name, seconds in summary["seconds"].items()
+                    ],
+                ),
                 Table(("version of", ""), list(summary["versions"].items())),
             ],
         ),
@@ -98,6 +105,7 @@ def write_demo_report(
     facts = {
         "seed": summary["seed"],
         "device": f"{summary['device']}, {summary['threads']} threads, {summary['machine']}",
+        "precision of training": summary["precision"],
         "peak memory": f"{summary['peak_memory_gb']} GB",
     }
     write_report(path, title="posereid: the whole job on the synthetic world", summary=facts, sections=sections)
