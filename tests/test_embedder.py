@@ -171,3 +171,15 @@ def test_training_from_scratch_asks_for_no_weights(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(timm, "create_model", watched)
     small()
     assert asked == [False]
+
+
+def test_images_are_resized_under_mixed_precision_as_without() -> None:
+    embedder = build_embedder(4, "test_resnet", pretrained=False, input_size=(96, 48), crop_size=(64, 32)).eval()
+    images = torch.rand(2, 3, 64, 32) * 2 - 1
+    images.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = embedder(images)["embedding"]
+    mixed.float().sum().backward()
+    assert images.grad is not None
+    assert images.grad.any()
+    torch.testing.assert_close(mixed.float(), embedder(images)["embedding"], rtol=0.05, atol=0.02)

@@ -18,7 +18,7 @@ from posereid.commands.evaluation import Compare, Evaluate
 from posereid.commands.images import Embed, Transfer
 from posereid.commands.training import Augment, Train, TrainPose, TrainReid
 from posereid.config import explain, read_recipe
-from posereid.errors import InputError, Stopped
+from posereid.errors import InputError, SharedError, Stopped
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,13 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
     return tyro.cli(Evaluate, prog="posereid evaluate", args=arguments, default=default)
 
 
+def _speaks() -> bool:
+    """Whether this process says what all processes of a run know; the first does."""
+    from posereid.training.devices import is_first_process
+
+    return is_first_process()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. A user's mistake ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -107,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         _parse(arguments).run()
     except InputError as error:
+        if isinstance(error, SharedError) and not _speaks():
+            sys.exit(0)
         print(f"posereid: {error}", file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:
@@ -124,10 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(2)
     except Stopped as stopped:
-        from posereid.training.devices import is_first_process
-
-        # The other processes of the run stop as well and leave the word to the first.
-        if not is_first_process():
+        if not _speaks():
             sys.exit(0)
         print(f"posereid: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)

@@ -62,7 +62,11 @@ class Embedder(nn.Module):
     def feature_vector(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
         """The backbone's pooled features of images in [-1, 1]."""
         if tuple(images.shape[-2:]) != self.input_size:
-            images = F.interpolate(images, size=self.input_size, mode="bilinear", align_corners=False, antialias=True)
+            # In float32: PyTorch's antialiasing knows no bfloat16 on the CPU, which autocast would give it.
+            with torch.autocast(images.device.type, enabled=False):
+                images = F.interpolate(
+                    images.float(), size=self.input_size, mode="bilinear", align_corners=False, antialias=True
+                )
         return self.backbone(((images + 1) / 2 - self.image_mean) / self.image_deviation)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedded:

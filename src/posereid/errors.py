@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class SharedError(InputError):
+    """An InputError that all processes of a run raise together; only the first needs to say it."""
+
+
 class Stopped(KeyboardInterrupt):
     """Training was asked to stop by SIGINT (Ctrl-C) or SIGTERM, and its state is saved.
 

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
+from posereid.errors import InputError
+
 
 def process_count() -> int:
     """How many processes train together."""
@@ -142,7 +144,8 @@ def share_normalisation(module: nn.Module, device: torch.device) -> nn.Module:
     """Make a network's batch normalisations look at all processes' rows, where there are several.
 
     PyTorch's own SyncBatchNorm does it on GPUs and refuses the CPU, where :func:`shared_batch_norm` does. The names of
-    weights stay, so that checkpoints do not depend on the number of processes.
+    weights stay, so that checkpoints do not depend on the number of processes. Raises InputError for a kind of batch
+    normalisation that cannot be shared.
     """
     if process_count() == 1:
         return module
@@ -152,4 +155,9 @@ def share_normalisation(module: nn.Module, device: torch.device) -> nn.Module:
         if type(part) in _SHARED:
             # The same weights and buffers under another forward pass.
             part.__class__ = _SHARED[type(part)]
+        elif isinstance(part, nn.modules.batchnorm._BatchNorm) and type(part) not in _SHARED.values():
+            raise InputError(
+                f"this network normalises batches by {type(part).__name__}, which several processes on the CPU cannot "
+                "share; choose another backbone, or train in one process."
+            )
     return module

@@ -115,7 +115,7 @@ def test_the_log_tells_the_run_and_every_term_at_every_step(finished: Path) -> N
         "loss_appearance_discriminator", "loss_pose_discriminator",
     }  # fmt: skip
     assert all(terms <= record.keys() for record in steps)
-    assert [record["learning_rate"] for record in steps] == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4])
+    assert [record["learning_rate_generator"] for record in steps] == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4])
 
 
 def test_a_finished_run_gives_a_generator_and_an_embedder_that_know_its_people(finished: Path) -> None:

@@ -2,6 +2,7 @@
 
 import mmap
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -348,10 +349,10 @@ def shifted(
     return images[each[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
-def load_batches(dataset: Dataset[T], batches: ShardedBatches, workers: int) -> Iterator[T]:
+def load_batches(dataset: Dataset[T], batches: ShardedBatches, workers: int, *, pinned: bool = False) -> Iterator[T]:
     """One process's share of each batch, in order, decoded by ``workers`` processes or by this one.
 
-    Raises InputError where the dataset does.
+    ``pinned`` batches lie where a GPU copies from while the CPU goes on. Raises InputError where the dataset does.
     """
     loader: DataLoader[T] = DataLoader(
         dataset,
@@ -361,7 +362,9 @@ def load_batches(dataset: Dataset[T], batches: ShardedBatches, workers: int) -> 
         num_workers=workers,
         collate_fn=_unchanged,
         worker_init_fn=_leave_signals_to_the_trainer,
-        pin_memory=torch.cuda.is_available(),
+        # Only forked processes share the cache of decoded crops.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        pin_memory=pinned,
     )
     try:
         yield from loader

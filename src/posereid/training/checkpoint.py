@@ -87,7 +87,7 @@ def save_checkpoint(
         "recipe": recipe.model_dump(mode="json"),
     }
     try:
-        _clear_left_overs(folder.parent)
+        clear_left_overs(run)
         _require_space(folder, needed)
         with atomic_folder(folder, "a checkpoint", replace=True) as partial:
             for name, state in states.items():
@@ -229,8 +229,9 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _clear_left_overs(place: Path) -> None:
+def clear_left_overs(run: Path) -> None:
     """Remove what killed processes left in the folder of checkpoints; put back what they had set aside."""
+    place = run / _FOLDER
     for partial in place.glob(".step-*.partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
     for aside, folder in _set_aside(place).items():

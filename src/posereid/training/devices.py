@@ -66,14 +66,27 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
         precision=pick_precision(runtime),
         strategy=strategy,
     )
-    with _ending_with_the_first():
-        fabric.launch()
+    _require_as_many_as_started(runtime)
+    fabric.launch()
     return fabric
 
 
+def _require_as_many_as_started(runtime: RuntimeRecipe) -> None:
+    """Processes that a launcher started must be the recipe's, or each would train by itself in the same folder."""
+    for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
+        count = os.environ.get(variable, "")
+        if variable == "SLURM_NTASKS" and os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+            continue  # as Fabric sees it: an interactive shell, whose tasks are not ours
+        if count.isdecimal() and int(count) > 1 and int(count) != runtime.devices * runtime.num_nodes:
+            raise InputError(
+                f"{variable} says that {count} processes were started, and the recipe wants {runtime.devices} on each "
+                f"of {runtime.num_nodes} machines; give --devices and --num-nodes so that both agree."
+            )
+
+
 @contextmanager
-def _ending_with_the_first() -> Iterator[None]:
-    """End this process if the one that started it has ended before the two meet; it would wait half an hour for it."""
+def ending_with_the_first() -> Iterator[None]:
+    """End this process if the one that started it ends inside this block: it might wait half an hour for it."""
     joined = threading.Event()
 
     def watch(first: int) -> None:

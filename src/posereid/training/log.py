@@ -40,7 +40,7 @@ class RunLog:
             write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = self._leave_disk_errors_to_the_next_record
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
 
     def step(self) -> None:
         """One step is done."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from pydantic import BaseModel
 from torch.utils.data import Dataset
@@ -25,24 +26,27 @@ from posereid.config import (
 from posereid.data.batches import Batch, load_batches
 from posereid.data.crops import Crop, CropTable
 from posereid.data.sampling import BatchSource, ShardedBatches
-from posereid.errors import InputError, Stopped
+from posereid.errors import InputError, SharedError, Stopped
 from posereid.files import require_free, write_atomically
 from posereid.processes import process_count
 from posereid.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
+    clear_left_overs,
     latest_checkpoint,
     resume_state,
     save_checkpoint,
 )
-from posereid.training.devices import is_first_process, launch_fabric, pick_precision
+from posereid.training.devices import ending_with_the_first, is_first_process, launch_fabric, pick_precision
 from posereid.training.log import RunLog
 from posereid.training.networks import Networks, seed_step, weight_difference
 from posereid.training.run_folder import lock_run
 from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
 
 RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
 BAD_STEPS_FILE = "bad-steps.jsonl"
+_PLACES = {"root": None, "layout": "auto", "keypoints": None}
 
 B = TypeVar("B", bound=Batch)
 
@@ -94,6 +98,7 @@ class TrainingRun:
     state: Mapping[str, Any]
     stop: StopRequest
     skipped: int = 0
+    step: int = 0
 
     def train(self, job: Job[B], *, progress: bool = True) -> None:
         """Take the job's steps from the checkpoint on, writing recipe, log and checkpoints.
@@ -107,15 +112,23 @@ class TrainingRun:
         batches = ShardedBatches(
             job.sampler, steps, first_step=first, rank=self.fabric.global_rank, world_size=self.fabric.world_size
         )
-        loader = load_batches(job.dataset, batches, self.recipe.runtime.workers)
-        self.skipped = int(self.state.get("skipped", 0))
+        pinned = self.fabric.device.type == "cuda"
+        loader = load_batches(job.dataset, batches, self.recipe.runtime.workers, pinned=pinned)
+        self.skipped, self.step = int(self.state.get("skipped", 0)), first
         try:
             if is_first_process():
+                begun = {"stage": self.stage, "training_set": self.train_crops.fingerprint}
+                write_atomically(self.out / RUN_FILE, json.dumps(begun) + "\n")
                 write_atomically(self.out / RECIPE_FILE, write_recipe(self.recipe))
             log = RunLog(self.out, self.stage, steps, first, self.fabric, progress)
             try:
                 log.write(first, self._facts(steps) | dict(job.facts))
-                self._steps(job, log, log.batches(loader), first, steps)
+                try:
+                    self._steps(job, log, log.batches(loader), first, steps)
+                except (InputError, Stopped) as error:
+                    with suppress(OSError):
+                        log.write(self.step, {"stopped": str(error)})
+                    raise
                 if self.fabric.world_size > 1:
                     log.write(steps, {"weight_difference": weight_difference(job.networks.plain)})
             finally:
@@ -136,6 +149,7 @@ class TrainingRun:
         for number, batch in enumerate(batches, first + 1):
             for line in unreadable.note(batch.unreadable):
                 log.warn(number, line)
+            self.step = number
             seed_step(self.recipe.seed, number)
             job.networks.set_learning_rates(number - 1, steps)
             report = self._one_step(job, log, batch, number)
@@ -173,15 +187,15 @@ class TrainingRun:
             with torch.no_grad():
                 for buffer, value in zip(statistics, before, strict=True):
                     buffer.copy_(value)
-            self.skipped += 1
             names = self._crop_names(job, number)
             self._note_bad_step(number, bad, names)
             some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            if self.skipped <= self.recipe.safety.skip_steps:
+            if self.skipped < self.recipe.safety.skip_steps:
+                self.skipped += 1
                 log.warn(number, f"{bad}; left out, {self.skipped} of {self.recipe.safety.skip_steps} times ({some})")
                 return None
             self._save(job, log, number)
-            raise InputError(
+            raise SharedError(
                 f"training stopped at step {number}: {bad} on the crops {some}; {self.out / BAD_STEPS_FILE} names all, "
                 "and the state without this step is saved: look at these crops and go on with --resume, let some "
                 "steps be left out with --safety.skip-steps, or begin anew with a lower learning rate."
@@ -200,7 +214,10 @@ class TrainingRun:
     def _log(self, job: Job[B], log: RunLog, report: StepReport, number: int, unreadable: int) -> None:
         record: dict[str, Any] = {f"loss_{name}": round(value, 6) for name, value in report.losses.items()}
         record["epoch"] = (number - 1) // job.sampler.batches_per_epoch
-        record["learning_rate"] = next(iter(job.networks.optimisers.values())).param_groups[0]["lr"]
+        record |= {
+            f"learning_rate_{name}": optimiser.param_groups[0]["lr"]
+            for name, optimiser in job.networks.optimisers.items()
+        }
         if report.variety is not None:
             record["variety"] = round(report.variety, 4)
         record |= {name: count for name, count in (("skipped", self.skipped), ("unreadable", unreadable)) if count}
@@ -209,19 +226,25 @@ class TrainingRun:
     def _save(self, job: Job[B], log: RunLog, number: int) -> None:
         if job.before_saving:
             log.write(number, job.before_saving())
+        problem = None
         if self.fabric.is_global_zero:
-            save_checkpoint(
-                self.out,
-                step=number,
-                stage=self.stage,
-                recipe=self.recipe,
-                identities=job.identities,
-                training_set=self.train_crops.fingerprint,
-                parts=job.networks.plain,
-                resume_state=job.networks.optimiser_states() | {"skipped": self.skipped},
-                keep=job.settings.keep_checkpoints,
-            )
-        self.fabric.barrier()
+            try:
+                save_checkpoint(
+                    self.out,
+                    step=number,
+                    stage=self.stage,
+                    recipe=self.recipe,
+                    identities=job.identities,
+                    training_set=self.train_crops.fingerprint,
+                    parts=job.networks.plain,
+                    resume_state=job.networks.optimiser_states() | {"skipped": self.skipped},
+                    keep=job.settings.keep_checkpoints,
+                )
+            except InputError as error:
+                problem = str(error)
+        # The others wait here for the first, and would wait on if only it gave up.
+        if problem := self.fabric.broadcast(problem):
+            raise SharedError(problem)
 
     def _facts(self, steps: int) -> dict[str, Any]:
         """What the first record of every log says."""
@@ -231,6 +254,7 @@ class TrainingRun:
             "precision": pick_precision(self.recipe.runtime),
             "processes": self.fabric.world_size,
             "steps": steps,
+            "resumed": bool(self.checkpoint),
         }
 
 
@@ -244,9 +268,11 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
     """
     _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
     stop = StopRequest()
-    with stop.listening(), lock_run(out) if is_first_process() else nullcontext():
+    with stop.listening(), lock_run(out) if is_first_process() else nullcontext(), ending_with_the_first():
         # Once more under the lock: another process may have written until a moment ago.
         checkpoint = _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
+        if is_first_process():
+            clear_left_overs(out)
         fabric = launch_fabric(recipe.runtime)
         state = resume_state(checkpoint) if checkpoint else {}
         try:
@@ -259,7 +285,7 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
 
 def _ended_by_another(error: RuntimeError, out: Path) -> str | None:
     """What to say where the end of another process is what ends this one."""
-    if process_count() > 1 and "onnection" in str(error):
+    if process_count() > 1 and (isinstance(error, dist.DistError) or "onnection" in str(error)):
         return (
             f"another of the {process_count()} processes that train {out} has ended, and this one with it; its "
             "own message says why. --resume goes on from the newest checkpoint."
@@ -292,12 +318,13 @@ def _checkpoint_to_go_on_from(
             f"{out} was begun with another recipe than the one given ({difference}); resume with its own "
             f"{out / RECIPE_FILE}, or choose another folder."
         )
-    if not checkpoint_folders(out):
+    checkpoint = latest_checkpoint(out) if checkpoint_folders(out) else None
+    begun = (checkpoint.stage, checkpoint.training_set) if checkpoint else _begun_as(out)
+    if begun is None:
         return None
-    checkpoint = latest_checkpoint(out)
-    if checkpoint.stage != stage:
-        raise InputError(f"{out} is a {checkpoint.stage} run and cannot go on as a {stage} run; choose another folder.")
-    if checkpoint.training_set != train.fingerprint:
+    if begun[0] != stage:
+        raise InputError(f"{out} is a {begun[0]} run and cannot go on as a {stage} run; choose another folder.")
+    if begun[1] != train.fingerprint:
         raise InputError(
             f"{out} was begun on other training crops than the {len(train)} given, "
             f"{sum(crop.generated for crop in train)} of them generated; resume with the data set, and the generated "
@@ -306,11 +333,25 @@ def _checkpoint_to_go_on_from(
     return checkpoint
 
 
+def _begun_as(out: Path) -> tuple[str, str] | None:
+    """Stage and training crops of a run that has no checkpoint yet; None where it was killed before it said so."""
+    try:
+        content = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+        return str(content["stage"]), str(content["training_set"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"{out / RUN_FILE} cannot be used ({type(error).__name__}); begin a new run.") from None
+
+
 def _first_difference(own: Recipe, given: Recipe) -> str | None:
     for section in type(own).model_fields:
         if section in ("runtime", "safety"):
             continue
         old, new = getattr(own, section), getattr(given, section)
+        if section == "data":
+            # The set may have been moved or packed into shards; whether it is the same, its fingerprint tells.
+            old, new = (recipe.data.model_copy(update=_PLACES) for recipe in (own, given))
         if old == new:
             continue
         if not isinstance(old, BaseModel):

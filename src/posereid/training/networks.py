@@ -94,6 +94,8 @@ def compiler_works(device: torch.device) -> bool:
             f"runtime.compile: torch.compile does not work here ({reason}); training goes on without.", file=sys.stderr
         )
         return False
+    # What compiles here may still meet an operation that does not: that part then runs as it is written.
+    torch._dynamo.config.suppress_errors = True
     return True
 
 
@@ -144,7 +146,7 @@ def update(
     """One step of ``optimisers`` down the gradient of ``objective``; returns ``terms``, means over the processes.
 
     Nothing is changed, and BadStepError raised in every process, when a term or a gradient is not finite or a term is
-    larger than ``largest_loss``. The look at the values waits for the device once.
+    larger than ``largest_loss``. To look at the values it waits for the device.
     """
     for optimiser in optimisers.values():
         optimiser.zero_grad(set_to_none=True)

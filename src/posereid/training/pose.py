@@ -72,7 +72,7 @@ def train_pose_estimator(
             run.state,
         )
         images = CropImages(learned, *size, cache_gb=recipe.runtime.crop_cache_gb)
-        validation = PosedCrops(CropImages(held_out, *size), stand_ins=True)
+        validation = PosedCrops(CropImages(held_out, *size, cache_gb=recipe.runtime.crop_cache_gb), stand_ins=True)
         run.train(
             Job(
                 settings=settings,
@@ -211,8 +211,10 @@ def validate(estimator: PoseEstimator, crops: PosedCrops, batch_size: int) -> di
     estimator.eval()
     found = []
     count = len(crops.images)
+    unreadable: dict[int, str] = {}
     for start in range(0, count, batch_size):
         batch = crops[[(0, position) for position in range(start, min(start + batch_size, count))]]
+        unreadable |= batch.unreadable
         keypoints, confidence = (t.cpu() for t in estimator.find_joints(to_float(batch.images.to(device))))
         found.append((keypoints, confidence, batch.keypoints, batch.present))
     estimator.train()
@@ -223,6 +225,8 @@ def validate(estimator: PoseEstimator, crops: PosedCrops, batch_size: int) -> di
         "presence_threshold": round(estimator.threshold.item(), 4),
         "presence_accuracy": round((present == target_present).float().mean().item(), 4),
     }
+    if unreadable:
+        record["held_out_unreadable"] = len(unreadable)
     accuracy = pckh(keypoints, present, target, target_present)
     return record | ({"pckh": round(accuracy.overall, 4)} if accuracy.joints else {})
 

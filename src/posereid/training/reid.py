@@ -89,5 +89,6 @@ def training_step(networks: Networks, batch: QuartetBatch, recipe: Recipe, fabri
         "identity": identity_loss(embedded["logits"].float(), batch.labels.flatten()),
     }
     weights = {"quartet": losses.quartet, "identity": losses.identity}
-    objective = weighted_sum({name: term for name, term in terms.items() if weights[name]}, weights)
+    terms = {name: term for name, term in terms.items() if weights[name]}
+    objective = weighted_sum(terms, weights)
     return StepReport(update(fabric, objective, terms, networks.optimisers, recipe.safety.largest_loss))

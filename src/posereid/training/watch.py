@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from posereid.data.crops import Crop
-from posereid.errors import InputError
+from posereid.errors import SharedError
 from posereid.processes import process_count
 
 _WON = 0.02
@@ -132,9 +132,9 @@ class UnreadableCrops:
         return len(self.found) > self.largest_share * len(self.crops)
 
     def complain(self) -> NoReturn:
-        """Raise InputError about them."""
+        """Raise an InputError about them, in every process alike."""
         examples = ", ".join(self.crops[position].name for position in sorted(self.found)[:3])
-        raise InputError(
+        raise SharedError(
             f"{len(self.found)} of {len(self.crops)} training crops cannot be read, for example {examples}, and "
             f"safety.unreadable_share allows {self.largest_share:.2%}; the state is saved: repair the files (posereid "
             "check names them all) and go on with --resume, or allow more."
