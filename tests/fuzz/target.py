@@ -1,6 +1,7 @@
 """What a target is, and the names and poses that several of them need."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -55,7 +56,9 @@ class Target:
         content = random.choice(seeds)
         kind = random.randrange(4)
         if kind < 3:
-            content = self.variant(content, random)
+            # A document that is too deep for the mutator is hostile enough as it is.
+            with suppress(RecursionError):
+                content = self.variant(content, random)
         return mutations.damaged(content, seeds, random) if kind > 1 else content
 
 
