@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from posereid import processes
+from posereid.errors import InputError
 from posereid.processes import (
     SharedDropout,
     own_rows,
@@ -270,3 +272,12 @@ def test_dropout_rests_in_evaluation_and_without_a_share() -> None:
 
 if __name__ == "__main__":
     work(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_a_normalisation_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(nn.BatchNorm2d):
+        pass
+
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="normalises batches by Own"):
+        share_normalisation(nn.Sequential(nn.BatchNorm2d(2), Own(2)), torch.device("cpu"))

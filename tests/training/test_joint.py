@@ -18,6 +18,7 @@ from torch import Tensor
 from posereid.config import Recipe, read_recipe
 from posereid.data.batches import CropImages, PosePairBatch, PosePairs, class_labels, to_float
 from posereid.data.crops import CropTable
+from posereid.data.layouts import load_crops
 from posereid.data.sampling import PosePairSampler
 from posereid.errors import InputError
 from posereid.losses import generator_adversarial_loss
@@ -428,6 +429,29 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     assert_equal_weights(checkpoint_folders(run)[-1], checkpoint_folders(finished)[-1])
     assert [record["step"] for record in records(run) if "loss_identity" in record] == [1, 2, 3, 4]
     assert not any("mark" in record for record in records(run))
+
+
+def test_a_run_goes_on_from_where_its_set_was_moved_to(
+    interrupted: Path, finished: Path, world: Path, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    shutil.copytree(world, tmp_path / "moved")
+    recipe = tiny_recipe(data={"root": str(tmp_path / "moved")})
+    train_joint(recipe, load_crops(tmp_path / "moved"), interrupted, resume=True, progress=False)
+    assert_equal_weights(checkpoint_folders(interrupted)[-1], checkpoint_folders(finished)[-1])
+
+
+def test_another_kind_of_run_is_not_taken_over_before_its_first_checkpoint(
+    finished: Path, crops: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(finished / "recipe.yaml", run)
+    (run / "run.json").write_text(json.dumps({"stage": "reid", "training_set": crops.train.fingerprint}))
+    with pytest.raises(InputError, match="is a reid run"):
+        train_joint(tiny_recipe(), crops, run, resume=True, progress=False)
+    (run / "run.json").write_text("[")
+    with pytest.raises(InputError, match=r"run\.json cannot be used"):
+        train_joint(tiny_recipe(), crops, run, resume=True, progress=False)
 
 
 def test_resuming_on_other_people_is_refused(interrupted: Path, crops: CropTable, tiny_recipe: Build) -> None:
