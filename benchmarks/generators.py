@@ -302,14 +302,21 @@ def plot(report: dict[str, Any], path: Path) -> None:
         some = [one for one in entries if (one["task"]["peer"] is None) == ours]
         milliseconds = [one["summary"]["forward"]["median_seconds"] * 1000 / report["batch"] for one in some]
         axes.scatter([one["gmac"] for one in some], milliseconds, color=colour, label=label, zorder=3)
-        # Neighbours' names alternate between above and below their points.
-        places = sorted((one["gmac"], -value, one["name"]) for one, value in zip(some, milliseconds, strict=True))
-        ranks = {name: rank for rank, (_, _, name) in enumerate(places)}
-        for one, value in zip(some, milliseconds, strict=True):
-            offset = (5, -11 if ranks[one["name"]] % 2 else 5)
-            name = one["name"].removeprefix("posereid, ")
-            axes.annotate(name, (one["gmac"], value), offset, textcoords="offset points", fontsize=8, color=colour)
-    axes.set_xlim(0, 1.2 * max(one["gmac"] for one in entries))
+        # Names stand right of their points, each a line above the one below where points lie close together.
+        line = 0.05 * max(one["summary"]["forward"]["median_seconds"] * 1000 / report["batch"] for one in entries)
+        height = float("-inf")
+        for value, one in sorted(zip(milliseconds, some, strict=True), key=lambda pair: pair[0]):
+            height = max(value, height + line)
+            axes.annotate(
+                one["name"].removeprefix("posereid, "),
+                (one["gmac"], value),
+                (one["gmac"] + 0.9, height),
+                fontsize=8,
+                color=colour,
+                verticalalignment="center",
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5},
+            )
+    axes.set_xlim(0, 1.25 * max(one["gmac"] for one in entries))
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.set_xlabel("multiply-accumulates of one image (GMAC)")
     axes.set_ylabel("forward pass of one image (milliseconds)")
