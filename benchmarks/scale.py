@@ -1,7 +1,7 @@
 """Projects hours and cost of long runs from a measured training step.
 
-    python benchmarks/training_step.py recipes/market1501.yaml --from-scratch --steps 3 --out runs/step
-    python benchmarks/scale.py runs/step/training_step.json
+    python benchmarks/training_step.py recipes/market1501.yaml --from-scratch --variants all --steps 4 --out runs/step
+    python benchmarks/scale.py runs/step/training_step.json --variant bf16
 
 Prints the Markdown tables of docs/scale.md: what was measured, the formulas' inputs, and the projections. Everything
 that is not measured is an option here and is printed as an assumption.
@@ -22,9 +22,10 @@ LARGE_SET = 10_000_000
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path, help="training_step.json of benchmarks/training_step.py")
+    parser.add_argument("--variant", help="which of its settings to project from; without it the first")
     parser.add_argument("--gpu", default="H100 SXM", help="name of the projected GPU")
     parser.add_argument("--tflops", type=float, default=989, help="its dense bf16 peak (NVIDIA's data sheet: 989)")
-    parser.add_argument("--share", type=float, default=0.15, help="share of that peak that training reaches: a guess")
+    parser.add_argument("--share", type=float, default=0.05, help="share of that peak that training reaches: a guess")
     parser.add_argument("--price", type=float, default=3.0, help="dollars per GPU and hour: a guess")
     parser.add_argument("--bandwidth", type=float, default=50, help="GB/s of the gradients' all-reduce: a guess")
     parser.add_argument("--decode", type=float, default=2000, help="crops that one CPU core decodes in a second")
@@ -51,15 +52,18 @@ def main() -> None:
     arguments = parse()
     try:
         measured: dict[str, Any] = json.loads(arguments.measured.read_text(encoding="utf-8"))
-        entry, run = measured["entries"][0], measured["runs"][0]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        wanted = arguments.variant or measured["entries"][0]["variant"]
+        entry = next(one for one in measured["entries"] if one["variant"] == wanted)
+        run = next(one for one in measured["runs"] if one["variant"] == wanted)
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
         sys.exit(f"{arguments.measured}: found no measured step ({error}); give benchmarks/training_step.py's output.")
     batch = run["batch_size"]
     weights = sum(run["parameters_millions"].values()) * 1e6
     gmac_per_pair = entry["gmac"] / batch
     seconds_on_gpu = 2 * gmac_per_pair * 1e9 / (arguments.tflops * 1e12 * arguments.share)
 
-    print(f"Measured: {measured['recipe']}, {run['device']}, {measured['threads']} threads, {measured['date']}.\n")
+    print(f"Measured: {measured['recipe']}, {wanted}, {run['device']}, {measured['threads']} threads,")
+    print(f"{measured['date']}.\n")
     print("| | |\n|---|---|")
     print(f"| step of {batch} pairs | {entry['step_seconds']:.3g} s |")
     rate = entry["pairs_per_second"]

@@ -118,15 +118,17 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     stages.run("joint training", joint, lambda: train_joint(recipe, crops, joint, resume=joint.exists()))
     stages.run("augment", generated, lambda: _augment(recipe, crops, joint, generated))
     both = with_generated(crops, load_crops(generated))
+    # What is compared by its figures trains in float32: bf16 gains little there and costs some (docs/performance.md).
+    exact = recipe.model_copy(update={"runtime": recipe.runtime.changed(precision="32-true")})
     for run, table in (("reid-real", crops), ("reid-generated", both)):
         folder = out / run
-        train = partial(train_reid, recipe, table, folder, resume=folder.exists())
+        train = partial(train_reid, exact, table, folder, resume=folder.exists())
         stages.run(f"re-ID training, {REID_RUNS[run]}", folder, train)
     estimator = out / "pose-estimator"
     stages.run(
         "pose estimator training",
         estimator,
-        lambda: train_pose_estimator(recipe, crops, estimator, resume=estimator.exists()),
+        lambda: train_pose_estimator(exact, crops, estimator, resume=estimator.exists()),
     )
     for run, name in REID_RUNS.items():
         work = partial(_evaluate, out / run, crops)

@@ -105,7 +105,7 @@ def write_demo_report(
     facts = {
         "seed": summary["seed"],
         "device": f"{summary['device']}, {summary['threads']} threads, {summary['machine']}",
-        "precision of training": summary["precision"],
+        "precision of the joint training": summary["precision"],
         "peak memory": f"{summary['peak_memory_gb']} GB",
     }
     write_report(path, title="posereid: the whole job on the synthetic world", summary=facts, sections=sections)
