@@ -47,7 +47,8 @@ def finished(trainers: Trainers, eight_steps: Path, tmp_path_factory: pytest.Tem
 def finished_by_two(trainers: Trainers, eight_steps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted joint run of two processes."""
     out = tmp_path_factory.mktemp("finished") / "two"
-    assert [ended.code for ended in trainers.train_two("train", eight_steps, "--out", out)] == [0, 0]
+    ended = trainers.train_two("train", eight_steps, "--out", out)
+    assert [one.code for one in ended] == [0, 0], [one.said for one in ended]
     return out
 
 

@@ -51,6 +51,7 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
     whole batch (:func:`posereid.processes.share_normalisation`), so no buffers are broadcast; the discriminators run
     twice before one backward pass, which DDP would not allow with broadcasting.
     """
+    _require_as_many_as_started(runtime)
     accelerator = pick_device(runtime).type
     strategy: str | Strategy = "auto"
     if runtime.devices * runtime.num_nodes > 1:
@@ -66,7 +67,6 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
         precision=pick_precision(runtime),
         strategy=strategy,
     )
-    _require_as_many_as_started(runtime)
     fabric.launch()
     return fabric
 
@@ -104,6 +104,9 @@ def ending_with_the_first() -> Iterator[None]:
         yield
     finally:
         joined.set()
+        if is_first_process():
+            # What this process starts later is none of this run's.
+            os.environ.pop(_FIRST, None)
 
 
 def is_first_process() -> bool:
