@@ -21,6 +21,7 @@ from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.sampling import PosePairSampler
 from posereid.errors import InputError
+from posereid.files import set_aside_path
 from posereid.losses import generator_adversarial_loss
 from posereid.training import joint
 from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint, load_embedder, load_generator
@@ -429,6 +430,15 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     assert_equal_weights(checkpoint_folders(run)[-1], checkpoint_folders(finished)[-1])
     assert [record["step"] for record in records(run) if "loss_identity" in record] == [1, 2, 3, 4]
     assert not any("mark" in record for record in records(run))
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_a_killed_process_left_set_aside(
+    interrupted: Path, finished: Path, crops: CropTable, tiny_recipe: Build
+) -> None:
+    (folder,) = checkpoint_folders(interrupted)
+    folder.replace(set_aside_path(folder))
+    train_joint(tiny_recipe(), crops, interrupted, resume=True, progress=False)
+    assert_equal_weights(checkpoint_folders(interrupted)[-1], checkpoint_folders(finished)[-1])
 
 
 def test_a_run_goes_on_from_where_its_set_was_moved_to(

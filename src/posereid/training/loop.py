@@ -269,11 +269,12 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
     _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
     stop = StopRequest()
     with stop.listening(), lock_run(out) if is_first_process() else nullcontext(), ending_with_the_first():
-        # Once more under the lock: another process may have written until a moment ago.
-        checkpoint = _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
         if is_first_process():
             clear_left_overs(out)
         fabric = launch_fabric(recipe.runtime)
+        # Once more, under the lock and in every process: another may have written until a moment ago, and a checkpoint
+        # that was set aside is back in its place.
+        checkpoint = _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
         state = resume_state(checkpoint) if checkpoint else {}
         try:
             yield TrainingRun(out, recipe, stage, train, fabric, checkpoint, state, stop)
