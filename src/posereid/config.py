@@ -19,6 +19,10 @@ Weight = Annotated[float, Field(ge=0)]
 _LARGEST_RECIPE = 2**18
 
 
+Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"]
+"""How a data set lies on disk; auto looks at what is there."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -31,9 +35,7 @@ class DataRecipe(_Section):
     """Which crops to read, and their size."""
 
     root: Path | None = Field(None, description="Folder of the data set, or a CSV with path,identity,camera.")
-    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = Field(
-        "auto", description="Layout of the folder; auto looks at what is there."
-    )
+    layout: Layout = Field("auto", description="Layout of the folder; auto looks at what is there.")
     keypoints: tuple[Path, ...] | None = Field(
         None,
         description="Keypoint files; without any, the root's *annotation-train.csv and *annotation-test.csv.",

@@ -174,7 +174,7 @@ def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:
     running mean. A last line that a stopped run left unfinished is skipped. Raises :class:`InputError` for a
     file that is missing or not JSON lines, and where no record holds a loss.
     """
-    records = _read_log(Path(log)) if isinstance(log, str | Path) else list(log)
+    records = read_log(Path(log)) if isinstance(log, str | Path) else list(log)
     curves = _curves(records)
     if not curves:
         raise InputError(f"None of the log's {len(records)} records has a step and a key that starts with {_PREFIX!r}.")
@@ -212,7 +212,11 @@ def loss_curves(log: Path | str | Iterable[Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's ``log.jsonl``; a last line that a killed run left half-written does not count.
+
+    Raises InputError for a log that is absent or of which any other line is no JSON object.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

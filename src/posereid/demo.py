@@ -18,6 +18,7 @@ import torch
 
 from posereid.augment import augment, with_generated
 from posereid.config import Recipe, bundled_recipes, read_recipe, write_recipe
+from posereid.curves import read_log
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
@@ -208,12 +209,10 @@ def _evaluate(run: Path, crops: CropTable, *, judge: Path | None = None, pose_es
 
 def _waiting_share(log: Path) -> float:
     """The share of a training run's time that its steps waited for data, the mean over its log."""
-    try:
-        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        shares = [record["data_share"] for record in records if "data_share" in record]
-        return round(sum(shares) / len(shares), 4)
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, RecursionError) as error:
-        raise InputError(f"{log} cannot be read ({error}); delete its folder and run the demo again.") from None
+    shares = [record["data_share"] for record in read_log(log) if isinstance(record.get("data_share"), float)]
+    if not shares:
+        raise InputError(f"{log} does not say how long its steps waited; delete its folder and run the demo again.")
+    return round(sum(shares) / len(shares), 4)
 
 
 def _summary(recipe: Recipe, stages: Stages, evaluations: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
+from posereid.config import Layout
 from posereid.errors import InputError
 
 
@@ -50,7 +50,7 @@ class Check:
 
     root: tyro.conf.Positional[Path]
     """Folder of the set, or a CSV with path,identity,camera."""
-    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = "auto"
+    layout: Layout = "auto"
     """Layout of the folder."""
     keypoints: tuple[Path, ...] | None = None
     """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""
@@ -82,7 +82,7 @@ class Shard:
     """New folder for the shards and their index."""
     shard_size_mb: int = 500
     """Megabytes (10^6 bytes) at which a shard is closed."""
-    layout: Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"] = "auto"
+    layout: Layout = "auto"
     """Layout of the folder."""
     keypoints: tuple[Path, ...] | None = None
     """Keypoint files; without any, the root's *annotation-{train,query,test}.csv."""

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 
+from posereid.config import Layout
 from posereid.data.crops import SPLITS, Crop, CropTable
 from posereid.data.readers import (
     MARKET_FOLDERS,
@@ -27,8 +28,6 @@ from posereid.pose.files import read_keypoints
 from posereid.pose.formats import name_problem
 from posereid.pose.joints import Joints
 from posereid.pose.names import NAME_EXAMPLES, NameStyle
-
-Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"]
 
 MANIFEST = "manifest.csv"
 """In the root of a generated set: which crop was drawn from which source in whose pose."""
