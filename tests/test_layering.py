@@ -15,7 +15,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"pose", "config"}),
     frozenset({"data"}),
     frozenset({"generator", "discriminator", "backbones", "processes", "embedder", "pose_estimator", "losses"}),
-    frozenset({"training", "augment", "evaluation", "fusion", "features", "transfer"}),
+    frozenset({"training", "augmentation", "evaluation", "fusion", "features", "transfer"}),
     frozenset(
         {
             "curves",

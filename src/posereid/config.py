@@ -14,6 +14,7 @@ from posereid.plain_yaml import plain_yaml
 Probability = Annotated[float, Field(ge=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+KeptShare = Annotated[float, Field(gt=0, le=1)]
 
 
 _LARGEST_RECIPE = 2**18
@@ -21,6 +22,12 @@ _LARGEST_RECIPE = 2**18
 
 Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "shards"]
 """How a data set lies on disk; auto looks at what is there."""
+
+TargetPolicy = Literal["random", "clusters", "gaps"]
+"""Where the target poses of generated crops come from."""
+
+FusionMode = Literal["off", "flip", "fusion", "fusion+flip", "nfc", "all"]
+"""What is averaged into an embedding at search time; nfc is neighbour feature centralisation."""
 
 
 class _Section(BaseModel):
@@ -42,6 +49,12 @@ class DataRecipe(_Section):
     )
     height: int = Field(128, ge=16, le=1024, description="Height in pixels to which crops are resized.")
     width: int = Field(64, ge=16, le=1024, description="Width in pixels to which crops are resized.")
+    validation_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training identities that no training sees; on them settings of fusion are chosen.",
+    )
 
 
 class WorldRecipe(_Section):
@@ -134,8 +147,30 @@ class JointRecipe(_Section):
 class AugmentationRecipe(_Section):
     """Drawing the training identities in new poses."""
 
-    poses_per_crop: int = Field(1, ge=1, description="K, target poses per training crop, taken from other crops.")
+    poses_per_crop: int = Field(1, ge=1, description="K, target poses per training crop.")
+    target_poses: TargetPolicy = Field(
+        "random",
+        description="Where target poses come from: random other crops; random clusters of poses, each as often; or "
+        "clusters and directions that the identity lacks.",
+    )
+    pose_clusters: int = Field(8, ge=1, le=512, description="Clusters of poses for the policies clusters and gaps.")
     batch_size: int = Field(32, ge=1, description="Crops drawn at a time.")
+    workers: int = Field(2, ge=1, le=64, description="Threads that encode and write crops.")
+
+
+class FilteringRecipe(_Section):
+    """Which generated crops are kept: the best share by each measure. A share of 1 switches a measure off."""
+
+    identity: KeptShare = Field(1.0, description="Share kept by distance between embeddings of source and drawing.")
+    pose: KeptShare = Field(1.0, description="Share kept by how well the drawing shows its target pose.")
+    pose_by: Literal["discriminator", "keypoints"] = Field(
+        "discriminator", description="Whether D_P's score or the error of keypoints found says how well."
+    )
+    realism: KeptShare = Field(1.0, description="Share kept by D_I's score.")
+    near_duplicate: float = Field(
+        3.0, ge=0, description="Two drawings of one crop whose pixels differ less on average (0 … 255) are duplicates."
+    )
+    batch_size: int = Field(64, ge=1, description="Crops scored at a time.")
 
 
 class ReidRecipe(_Section):
@@ -151,8 +186,20 @@ class ReidRecipe(_Section):
     padding: int = Field(4, ge=0, description="Pixels by which a crop is shifted at most, each way.")
     generated_in_quartets: bool = Field(
         True,
-        description="Whether generated crops enter quartets; if not, as many per batch enter the identity loss alone.",
+        description="Whether generated crops enter quartets; if not, they enter the identity loss alone.",
     )
+    generated_labels: Literal["source", "smoothed", "uniform"] = Field(
+        "source",
+        description="What the identity loss says of generated crops: they are their source's identity, are it up to "
+        "label_smoothing, or may be anybody (LSRO), which keeps them out of quartets.",
+    )
+    label_smoothing: Probability = Field(
+        0.1, description="Probability that smoothed labels spread evenly over all identities."
+    )
+    generated_share: float | None = Field(
+        None, gt=0, lt=1, description="Share of generated crops in each batch; without it they are drawn as they come."
+    )
+    generated_warmup: int = Field(0, ge=0, description="Epochs on generated crops alone before real ones join in.")
     log_every: int = Field(10, ge=1, description="Steps between two records of the log.")
     checkpoint_every: int = Field(1000, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
@@ -164,6 +211,21 @@ class RerankingRecipe(_Section):
     k1: int = Field(20, ge=1, description="Neighbours within which two crops must list each other.")
     k2: int = Field(6, ge=1, description="Neighbours over which a crop's neighbourhood is averaged.")
     lambda_value: Probability = Field(0.3, description="Weight of the original distance in the final one.")
+
+
+class FusionRecipe(_Section):
+    """Embeddings averaged over generated poses, and over neighbours, at search time."""
+
+    poses: int = Field(8, ge=1, le=64, description="Canonical poses in which each crop is drawn.")
+    pose_file: Path | None = Field(
+        None, description="Keypoint file of canonical poses (from `posereid poses`); without it the eight named ones."
+    )
+    weight: Probability = Field(0.5, description="Weight of the generated poses' mean beside the crop's own embedding.")
+    by_realism: bool = Field(False, description="Weigh each generated pose by D_I's word on it.")
+    neighbours: int = Field(2, ge=1, description="Nearest crops that neighbour feature centralisation looks at.")
+    mutual_within: int = Field(2, ge=1, description="How near a crop must be to its neighbour, as a rank, in return.")
+    pool_sides: bool = Field(False, description="Whether queries and gallery may be neighbours of each other.")
+    batch_size: int = Field(32, ge=1, description="Crops drawn in all poses at a time.")
 
 
 class PoseEstimatorRecipe(_Section):
@@ -212,6 +274,7 @@ class EvaluationRecipe(_Section):
     )
     pairs_seed: int = Field(0, ge=0, description="Seed that picks those pairs; the same for every run.")
     max_rank: int = Field(50, ge=1, le=100_000, description="Length of the CMC curve.")
+    fusion: FusionRecipe = Field(default_factory=FusionRecipe, description="Fusion at search time.")
 
     @model_validator(mode="after")
     def _resamples_reach_the_tails(self) -> "EvaluationRecipe":
@@ -268,6 +331,7 @@ class Recipe(_Section):
     losses: LossRecipe = Field(default_factory=LossRecipe, description="Equation 14.")
     joint: JointRecipe = Field(default_factory=JointRecipe, description="Joint training.")
     augmentation: AugmentationRecipe = Field(default_factory=AugmentationRecipe, description="Generated crops.")
+    filtering: FilteringRecipe = Field(default_factory=FilteringRecipe, description="Which generated crops are kept.")
     reid: ReidRecipe = Field(default_factory=ReidRecipe, description="Re-ID training.")
     pose_estimator: PoseEstimatorRecipe = Field(
         default_factory=PoseEstimatorRecipe, description="Finding joints in generated pictures."

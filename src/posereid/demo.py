@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from posereid.augment import augment, with_generated
+from posereid.augmentation.drawing import augment
+from posereid.augmentation.sets import with_generated
 from posereid.config import Recipe, bundled_recipes, read_recipe, write_recipe
 from posereid.curves import read_log
 from posereid.data.crops import CropTable

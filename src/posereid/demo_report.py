@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from posereid.augment import draw
+from posereid.augmentation.drawing import draw
 from posereid.config import EvaluationRecipe, Recipe
 from posereid.curves import loss_curves
 from posereid.data.batches import CropImages, PosePairs, to_float

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from posereid.augment import draw
+from posereid.augmentation.drawing import draw
 from posereid.data.crops import Crop
 from posereid.data.images import open_crop
 from posereid.errors import InputError

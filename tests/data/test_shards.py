@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from posereid.augment import augment, with_generated
+from posereid.augmentation.drawing import augment
+from posereid.augmentation.sets import with_generated
 from posereid.cli import main
 from posereid.config import AugmentationRecipe, Recipe
 from posereid.data import shards

@@ -56,7 +56,7 @@ class Augment:
 
     def run(self) -> None:
         """Draw and write."""
-        from posereid.augment import augment
+        from posereid.augmentation.drawing import augment
         from posereid.training.checkpoint import latest_checkpoint, load_generator
         from posereid.training.devices import pick_device, set_threads
 
@@ -100,7 +100,7 @@ class TrainReid:
 
     def run(self) -> None:
         """Train."""
-        from posereid.augment import with_generated
+        from posereid.augmentation.sets import with_generated
         from posereid.data.layouts import load_crops
         from posereid.training.devices import set_threads
         from posereid.training.reid import train_reid

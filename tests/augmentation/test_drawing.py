@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from posereid.augment import augment, draw, plan_drawings, with_generated
+from posereid.augmentation.drawing import augment, draw
+from posereid.augmentation.sets import with_generated
+from posereid.augmentation.targets import plan_drawings
 from posereid.config import AugmentationRecipe, Recipe
 from posereid.data.batches import CropImages
 from posereid.data.crops import CropTable
@@ -101,7 +103,7 @@ def test_nothing_stays_behind_when_drawing_fails(
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("posereid.augment.draw", broken)
+    monkeypatch.setattr("posereid.augmentation.drawing.draw", broken)
     with pytest.raises(RuntimeError):
         augment(generator, crops, tmp_path / "set", settings(), seed=3, checkpoint="abc", progress=False)
     assert list(tmp_path.iterdir()) == []
