@@ -228,6 +228,55 @@ def test_identity_loss_stays_finite_for_extreme_logits() -> None:
     assert identity_loss(torch.tensor([[1e4, -1e4]]), torch.tensor([1])).item() == pytest.approx(2e4)
 
 
+@given(
+    arrays(3, 4),
+    st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+)
+def test_a_smoothed_identity_loss_is_the_cross_entropy_with_each_images_own_mixture(
+    logits: Tensor, labels: list[int], smoothing: list[float]
+) -> None:
+    total = 0.0
+    for row, label, share in zip(logits.tolist(), labels, smoothing, strict=True):
+        for identity, value in enumerate(row):
+            target = (1 - share) * (identity == label) + share / len(row)
+            total -= target * math.log(math.exp(value) / sum(math.exp(other) for other in row))
+    loss = identity_loss(logits, torch.tensor(labels), torch.tensor(smoothing, dtype=torch.float64))
+    assert loss.item() == pytest.approx(total / 3, abs=1e-9)
+
+
+@given(arrays(3, 4), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_no_smoothing_and_a_smoothing_of_zero_ask_for_the_same(logits: Tensor, labels: list[int]) -> None:
+    sharp, smoothed = (identity_loss(logits, torch.tensor(labels), s) for s in (None, torch.zeros(3)))
+    assert smoothed.item() == pytest.approx(sharp.item(), abs=1e-9)
+    assert torch.equal(sharp, torch.nn.functional.cross_entropy(logits, torch.tensor(labels)))
+
+
+@given(arrays(2, 4), st.lists(st.integers(0, 3), min_size=2, max_size=2))
+def test_labels_for_anybody_give_the_same_loss_and_gradient_whatever_the_label(
+    logits: Tensor, labels: list[int]
+) -> None:
+    def loss_and_gradient(names: list[int]) -> tuple[Tensor, Tensor]:
+        leaf = logits.clone().requires_grad_()
+        loss = identity_loss(leaf, torch.tensor(names), torch.ones(2))
+        loss.backward()
+        return loss, leaf.grad
+
+    for one, other in zip(loss_and_gradient(labels), loss_and_gradient([0, 0]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_labels_for_anybody_pull_every_logit_towards_the_mean_and_real_labels_beside_them_stay_sharp() -> None:
+    logits = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]], requires_grad=True)
+    identity_loss(logits, torch.tensor([0, 0]), torch.tensor([1.0, 0.0])).backward()
+    anybody, somebody = logits.grad
+    assert anybody[0] > 0 > anybody[1]
+    assert somebody[0] < 0 < somebody[1]
+    sharp = logits.detach()[1:].requires_grad_()
+    identity_loss(sharp, torch.tensor([0])).backward()
+    torch.testing.assert_close(somebody, sharp.grad[0] / 2)
+
+
 # --- equations 11 and 14 -----------------------------------------------------------------------------------
 
 
@@ -271,8 +320,9 @@ GENERATOR = torch.Generator().manual_seed(3)
         (semantic_consistency_loss, (random(3, 4), random(3, 4))),
         (quartet_loss, tuple(random(4, 5) for _ in range(4))),
         (lambda logits: identity_loss(logits, torch.tensor([2, 0])), (random(2, 3),)),
+        (lambda logits: identity_loss(logits, torch.tensor([2, 0]), torch.tensor([0.3, 1])), (random(2, 3),)),
     ],
-    ids=["discriminator", "generator", "saturating", "reconstruction", "semantic", "quartet", "identity"],
+    ids=["discriminator", "generator", "saturating", "reconstruction", "semantic", "quartet", "identity", "smoothed"],
 )
 def test_gradients_agree_with_finite_differences(loss, inputs: tuple[Tensor, ...]) -> None:
     assert torch.autograd.gradcheck(loss, inputs)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,14 @@ def test_quartets_without_augmentation_are_the_crops_themselves(crops: CropTable
     for n, position in enumerate(row[1:]):
         assert torch.equal(quartet.images[0, n], images.image(position))
         assert quartet.labels[0, n] == labels[train[position].identity]
+
+
+def test_a_quartet_says_which_of_its_images_are_generated(crops: CropTable) -> None:
+    train = [replace(crop, source="x" if n % 3 == 0 else None) for n, crop in enumerate(crops.train)]
+    quartets = Quartets(CropImages(train, 64, 32), class_labels(train))
+    batch = quartets[[(1, 0, 1, 9, 17, 3), (2, 4, 6, 10, 30, 2)]]
+    assert batch.generated.tolist() == [[True, False, True, False, True], [False, True, False, True, False]]
+    assert batch.to("cpu").generated.tolist() == batch.generated.tolist()
 
 
 def test_a_quartets_augmentation_follows_its_draw_and_leaves_torchs_random_numbers_alone(

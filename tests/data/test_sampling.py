@@ -157,6 +157,117 @@ def test_too_few_identities_or_no_positive_pair_are_refused(crops: list[Crop]) -
         QuartetSampler(crops, 4, 8, 0, generated=False)
 
 
+# --- how many generated crops a batch holds ----------------------------------------------------------------
+
+MIXED = [crop(identity, n, generated=n > 2) for identity in range(1, 6) for n in range(5)]
+SHARES = st.floats(0.001, 0.97)
+SIZES = st.integers(1, 9)
+
+
+def generated_in(crops: Sequence[Crop], positions: np.ndarray) -> int:
+    return sum(crops[position].generated for position in positions.flat)
+
+
+@pytest.mark.parametrize(
+    ("generated", "expected"),
+    [
+        (True, [[20, 24, 4, 11], [10, 11, 16, 5], [12, 13, 15, 6], [8, 5, 2, 21]]),
+        (False, [[20, 22, 2, 10, 24], [12, 10, 15, 5, 9], [12, 11, 15, 5, 23], [6, 5, 1, 20, 4]]),
+    ],
+)
+def test_without_a_share_a_seed_draws_what_it_always_drew(generated: bool, expected: list[list[int]]) -> None:
+    assert QuartetSampler(MIXED, 4, 8, 3, generated=generated).batch(1, 1).tolist() == expected
+
+
+@given(SHARES, SIZES, st.integers(0, 99), st.integers(0, 3), st.integers(0, 9))
+def test_a_batch_holds_exactly_its_share_of_generated_crops(
+    share: float, size: int, seed: int, epoch: int, step: int
+) -> None:
+    batch = QuartetSampler(MIXED, size, 100, seed, share=share).batch(epoch, step)
+    assert batch.shape == (size, 4)
+    assert_equation_12(MIXED, batch)
+    assert generated_in(MIXED, batch) == round(share * 4 * size)
+    np.testing.assert_array_equal(batch, QuartetSampler(MIXED, size, 100, seed, share=share).batch(epoch, step))
+
+
+@given(tables(), SHARES, SIZES, st.integers(0, 99))
+def test_where_a_kind_is_short_the_other_steps_in_and_no_crop_is_its_own_positive(
+    crops: list[Crop], share: float, size: int, seed: int
+) -> None:
+    if not any(one.generated for one in crops):
+        with pytest.raises(InputError, match=r"none of the .* training crops is generated"):
+            QuartetSampler(crops, size, 100, seed, share=share)
+        return
+    batch = QuartetSampler(crops, size, 100, seed, share=share).batch(0, 0)
+    assert_equation_12(crops, batch)
+    fewest, most = 0, 0
+    for row in batch:
+        for places in (row[:2], row[2:3], row[3:]):
+            kinds = [one.generated for one in crops if one.identity == crops[places[0]].identity]
+            fewest += max(0, len(places) - kinds.count(False))
+            most += min(len(places), kinds.count(True))
+    assert generated_in(crops, batch) == min(max(round(share * batch.size), fewest), most)
+
+
+def test_a_share_reaches_every_place_of_a_quartet_and_every_crop() -> None:
+    sampler = QuartetSampler(MIXED, 50, 500, 0, share=0.5)
+    batches = np.concatenate([sampler.batch(0, step) for step in range(10)])
+    frequency = np.array([[MIXED[position].generated for position in row] for row in batches]).mean(0)
+    np.testing.assert_allclose(frequency, 0.5, atol=0.08)
+    assert set(batches.flat) == set(range(len(MIXED)))
+
+
+@given(SHARES, SIZES, st.integers(0, 99))
+def test_outside_quartets_each_row_has_the_nearest_whole_number_of_generated_crops(
+    share: float, size: int, seed: int
+) -> None:
+    batch = QuartetSampler(MIXED, size, 100, seed, generated=False, share=share).batch(0, 0)
+    extra = batch.shape[1] - 4
+    assert generated_in(MIXED, batch[:, :4]) == 0
+    assert generated_in(MIXED, batch[:, 4:]) == size * extra
+    # With g generated beside 4 real ones the share is g / (4 + g): solved for g.
+    assert abs(extra - 4 * share / (1 - share)) <= 0.5 or extra == 1
+
+
+def test_identities_without_a_generated_crop_are_counted() -> None:
+    crops = [crop(1, 0), crop(1, 1), crop(2, 0, generated=True), crop(3), crop(0), crop(4, 0), crop(4, 1)]
+    assert QuartetSampler(crops, 4, 8, 0).identities_without_generated == 3
+    assert QuartetSampler(crops, 4, 8, 0, generated=False).identities_without_generated == 3
+
+
+def test_a_generated_crop_of_nobody_known_is_never_drawn() -> None:
+    crops = [*MIXED, crop(0, 9, generated=True), crop(-1, 9, generated=True)]
+    for generated in (True, False):
+        assert QuartetSampler(crops, 60, 60, 0, generated=generated).batch(0, 0).max() < len(MIXED)
+
+
+@given(st.one_of(st.none(), SHARES), st.integers(1, 3), st.integers(0, 9))
+def test_epochs_of_the_warm_up_hold_generated_crops_only_and_later_ones_are_as_without(
+    share: float | None, warmup: int, step: int
+) -> None:
+    sampler = QuartetSampler(MIXED, 6, 60, 4, share=share, warmup=warmup)
+    without = QuartetSampler(MIXED, 6, 60, 4, share=share)
+    for epoch in range(warmup):
+        assert generated_in(MIXED, sampler.batch(epoch, step)) == 24
+        assert_equation_12(MIXED, sampler.batch(epoch, step))
+    for epoch in (warmup, warmup + 1):
+        np.testing.assert_array_equal(sampler.batch(epoch, step), without.batch(epoch, step))
+
+
+@pytest.mark.parametrize(
+    "crops",
+    [
+        [one for one in MIXED if one.identity < 3 or not one.generated],
+        [one for one in MIXED if one.name[-1] != "4"],
+        [one for one in MIXED if not one.generated],
+    ],
+    ids=["two identities", "no positive pair", "none generated"],
+)
+def test_a_warm_up_needs_quartets_of_generated_crops(crops: list[Crop]) -> None:
+    with pytest.raises(InputError, match=r"generated training crops of the warm-up hold .* at least 3 identities"):
+        QuartetSampler(crops, 4, 8, 0, warmup=1)
+
+
 # --- determinism and sharing among processes ---------------------------------------------------------------
 
 TABLE = [crop(identity, number) for identity in range(1, 9) for number in range(3)]

@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from posereid.config import Recipe
+from posereid.data.batches import QuartetBatch
 from posereid.data.crops import CropTable
 from posereid.errors import InputError
+from posereid.training import reid
 from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint, load_embedder
 from posereid.training.joint import train_joint
 from posereid.training.reid import train_reid
@@ -100,6 +103,103 @@ def test_generated_crops_outside_quartets_take_part_in_the_identity_loss_alone(
         train_reid(apart, absent, tmp_path / "absent", progress=False)
 
 
+def test_smoothed_labels_soften_generated_crops_alone(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[bool], Tensor | None]] = []
+    step, loss = reid.training_step, reid.identity_loss
+
+    def watched_step(networks: Any, batch: QuartetBatch, *rest: Any) -> Any:
+        asked.append((batch.generated.flatten().tolist(), None))
+        return step(networks, batch, *rest)
+
+    def watched_loss(logits: Tensor, labels: Tensor, smoothing: Tensor | None) -> Tensor:
+        asked[-1] = (asked[-1][0], smoothing)
+        return loss(logits, labels, smoothing)
+
+    monkeypatch.setattr(reid, "training_step", watched_step)
+    monkeypatch.setattr(reid, "identity_loss", watched_loss)
+    for policy, softened in (("source", None), ("smoothed", 0.25), ("uniform", 1.0)):
+        asked.clear()
+        recipe = tiny_recipe(reid={"generated_labels": policy, "label_smoothing": 0.25})
+        train_reid(recipe, augmented, tmp_path / policy, progress=False)
+        assert len(asked) == 4
+        assert any(any(generated) for generated, _ in asked)
+        for generated, smoothing in asked:
+            expected = [softened if one else 0.0 for one in generated]
+            assert smoothing is None if softened is None else smoothing.tolist() == expected
+
+
+def test_crops_that_may_be_anybody_stay_out_of_quartets_and_who_they_are_changes_nothing(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(reid={"generated_labels": "uniform", "generated_in_quartets": True})
+    people = sorted({crop.identity for crop in augmented.train})
+    turned = dict(zip(people, [*people[1:], people[0]], strict=True))
+    others = augmented.with_crops(
+        replace(crop, identity=turned[crop.identity]) if crop.generated else crop for crop in augmented
+    )
+    runs = [train_reid(recipe, t, tmp_path / str(n), progress=False) for n, t in enumerate((augmented, others))]
+    assert records(runs[0])[0]["generated_per_batch"] == 2
+    assert equal(*map(weights, runs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "per_batch"),
+    [
+        ({"generated_share": 0.5}, 4),
+        ({"generated_share": 0.3, "generated_warmup": 1}, 2),
+        ({"generated_in_quartets": False}, 2),
+        ({"generated_share": 0.5, "generated_in_quartets": False}, 8),
+        ({"generated_share": 0.6, "generated_labels": "uniform"}, 12),
+    ],
+)
+def test_the_log_says_how_many_generated_crops_a_batch_holds(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path, settings: dict[str, Any], per_batch: int
+) -> None:
+    facts, *steps = records(train_reid(tiny_recipe(reid=settings), augmented, tmp_path / "run", progress=False))
+    assert (facts["real_crops"], facts["generated_crops"]) == (32, 32)
+    assert (facts["generated_per_batch"], facts["identities_without_generated"]) == (per_batch, 0)
+    assert len(steps) == 4
+
+
+def test_a_warm_up_reads_no_real_crop_before_it_ends(augmented: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    recipe = tiny_recipe(reid={"generated_warmup": 1}, safety={"unreadable_share": 1})
+    unreal = augmented.with_crops(
+        crop if crop.generated else replace(crop, path=Path("nowhere") / crop.name) for crop in augmented
+    )
+    with pytest.raises(InputError, match="no such file"):
+        train_reid(recipe, unreal, tmp_path / "run", progress=False)
+    assert [record["step"] for record in records(tmp_path / "run") if "loss_identity" in record] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"generated_warmup": 1, "generated_labels": "uniform"}, "whose labels are uniform"),
+        ({"generated_warmup": 1, "generated_in_quartets": False}, "stay out of quartets"),
+        ({"generated_warmup": 2}, r"fewer than the 2 of reid\.epochs"),
+    ],
+)
+def test_a_warm_up_that_the_other_settings_contradict_is_refused(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path, settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=rf"reid\.generated_warmup: .*{complaint}"):
+        train_reid(tiny_recipe(reid=settings), augmented, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("settings", [{"generated_share": 0.5}, {"generated_warmup": 1}])
+@pytest.mark.parametrize("in_quartets", [True, False])
+def test_a_share_or_warm_up_without_generated_crops_is_refused(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, settings: dict[str, Any], in_quartets: bool
+) -> None:
+    recipe = tiny_recipe(reid=settings | {"generated_in_quartets": in_quartets})
+    with pytest.raises(InputError, match="generated"):
+        train_reid(recipe, crops, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("off", "left"), [("quartet", "embedding"), ("identity", "classifier.0")])
 def test_a_weight_of_zero_leaves_the_other_heads_weights_alone(
     crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path, off: str, left: str
@@ -139,6 +239,20 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     train_reid(tiny_recipe(), crops, run, resume=True, progress=False)
     assert latest_checkpoint(run).step == 4
     assert equal(weights(run), weights(finished))
+
+
+def test_a_run_stopped_in_its_warm_up_resumes_to_the_same_weights(
+    augmented: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(
+        reid={"generated_warmup": 1, "generated_share": 0.4, "generated_labels": "smoothed", "checkpoint_every": 1}
+    )
+    whole = train_reid(recipe, augmented, tmp_path / "whole", progress=False)
+    part = tmp_path / "part"
+    shutil.copytree(whole, part)
+    shutil.rmtree(checkpoint_folders(part)[-1])
+    train_reid(recipe, augmented, part, resume=True, progress=False)
+    assert equal(weights(part), weights(whole))
 
 
 def test_resuming_with_another_recipe_is_refused(crops: CropTable, tiny_recipe: Build, finished: Path) -> None:

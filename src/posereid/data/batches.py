@@ -230,11 +230,13 @@ class PosePairBatch(Batch):
 class QuartetBatch(Batch):
     """Quartets of equation 12: anchor, positive, two negatives; ``labels`` are classifier classes.
 
-    A fifth image, where there is one, takes part in the identity loss alone.
+    Images after the fourth, where there are any, take part in the identity loss alone. ``generated`` says which
+    images a generator drew.
     """
 
     images: UInt8[Tensor, "n images 3 h w"]
     labels: Int[Tensor, "n images"]
+    generated: Bool[Tensor, "n images"]
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -327,8 +329,10 @@ class Quartets(Dataset[QuartetBatch]):
         rows, pixels, unreadable = _read(self.images, rows, self._stand_ins)
         variation = [np.random.default_rng(draw).random((pixels.shape[1], 3)) for draw, *_ in rows]
         images = shifted(pixels.flatten(0, 1), np.concatenate(variation), self.flip, self.padding)
-        labels = [[self.labels[self.images.crops[position].identity] for position in row[1:]] for row in rows]
-        return QuartetBatch(images.view_as(pixels), torch.tensor(labels), unreadable)
+        crops = [[self.images.crops[position] for position in row[1:]] for row in rows]
+        labels = torch.tensor([[self.labels[crop.identity] for crop in row] for row in crops])
+        generated = torch.tensor([[crop.generated for crop in row] for row in crops])
+        return QuartetBatch(images.view_as(pixels), labels, generated, unreadable)
 
 
 def shifted(

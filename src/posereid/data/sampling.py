@@ -6,6 +6,7 @@ uninterrupted one would have drawn, and every process draws the whole batch and 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -57,13 +58,49 @@ class PosePairSampler:
         return np.stack([random.choice(self.groups[group], 2, replace=False) for group in chosen])
 
 
+@dataclass(frozen=True)
+class _People:
+    """Positions of each identity's crops, and the numbers of the identities with two: those that can be anchors."""
+
+    groups: list[Indices]
+    anchors: Indices
+
+    @classmethod
+    def of(cls, groups: Iterable[Sequence[int]], what: str) -> "_People":
+        """Those with any crop. Raises InputError where they cannot make up a quartet; ``what`` names the crops."""
+        people = [np.array(group, np.int64) for group in groups if len(group)]
+        anchors = np.array([number for number, group in enumerate(people) if len(group) > 1])
+        if len(people) < 3 or not len(anchors):
+            raise InputError(
+                f"the {what} hold {len(people)} identities, {len(anchors)} of them with two crops; "
+                "quartets need at least 3 identities, one of them with two crops."
+            )
+        return cls(people, anchors)
+
+    def draw(self, random: np.random.Generator) -> tuple[int, Indices]:
+        """An anchor's identity and two others, as numbers of groups."""
+        own = random.choice(self.anchors)
+        # Two of the other groups: numbers at or above the own one move up by one.
+        others = random.choice(len(self.groups) - 1, 2, replace=False)
+        others += others >= own
+        return own, others
+
+
 class QuartetSampler:
     """Random quartets (equation 12) from all training crops, real and generated alike (section 5.1).
 
     Anchor and positive are two crops of one identity, the third and fourth image belong to two further
-    identities. With ``generated=False`` quartets hold real crops only, and each comes with one random generated crop
+    identities. With ``generated=False`` quartets hold real crops only, and each comes with random generated crops
     for the identity loss, where there are any.
-    Raises InputError when fewer than three identities, or none with two crops, are left.
+
+    ``share`` is the share of generated images in a batch; without it, generated crops enter quartets as often as
+    they come in the set, or one comes with each quartet. In quartets the share is exact to the nearest image, unless
+    the identities drawn have too few crops of a kind: no crop is drawn twice for that, the other kind steps in. Beside
+    quartets it is the nearest that a whole number of crops for each quartet, one at least, allows.
+    In epochs before ``warmup`` quartets hold generated crops only, whatever the share.
+    ``identities_without_generated`` counts the identities that have no generated crop.
+    Raises InputError when fewer than three identities, or none with two crops, are left, and when a share is asked
+    for and no crop is generated.
     """
 
     def __init__(
@@ -74,17 +111,25 @@ class QuartetSampler:
         seed: int,
         *,
         generated: bool = True,
+        share: float | None = None,
+        warmup: int = 0,
     ) -> None:
-        groups = crops_by_identity(crops)
-        members = [[i for i in group if generated or not crops[i].generated] for group in groups.values()]
-        self.groups = [np.array(group) for group in members if group]
-        self.identity_only = [i for i, crop in enumerate(crops) if crop.generated and not generated]
-        self.anchors = np.array([g for g, group in enumerate(self.groups) if len(group) > 1])
-        if len(self.groups) < 3 or not len(self.anchors):
+        groups = list(crops_by_identity(crops).values())
+        drawn = [[i for i in group if crops[i].generated] for group in groups]
+        self.identities_without_generated = sum(not group for group in drawn)
+        if share is not None and not any(drawn):
             raise InputError(
-                f"the training crops hold {len(self.groups)} identities, {len(self.anchors)} of them with two crops; "
-                "quartets need at least 3 identities, one of them with two crops."
+                f"a share of {share:g} generated crops is asked for, and none of the {len(crops)} training crops is "
+                "generated; train with a generated set, or without reid.generated_share."
             )
+        taken = groups if generated else [[i for i in group if not crops[i].generated] for group in groups]
+        self.people = _People.of(taken, "training crops")
+        self.warmup = warmup
+        self.generated_people = _People.of(drawn, "generated training crops of the warm-up") if warmup else None
+        self.share = share if generated else None
+        self.is_generated = np.array([crop.generated for crop in crops])
+        self.identity_only = np.array([] if generated else sorted(i for group in drawn for i in group), np.int64)
+        self.extra = 1 if share is None else max(1, round(4 * share / (1 - share)))
         self.quartets_per_batch = quartets_per_batch
         self.batches_per_epoch = max(1, quartets_per_epoch // quartets_per_batch)
         self.seed = seed
@@ -92,19 +137,51 @@ class QuartetSampler:
     def batch(self, epoch: int, step: int) -> Indices:
         """(quartets_per_batch, 4) positions: anchor, positive, and two negatives of different identities.
 
-        A fifth column holds the generated crops that only the identity loss sees, where there are any.
+        Further columns hold the generated crops that only the identity loss sees, where there are any.
         """
         random = np.random.default_rng((self.seed, 2, epoch, step))
+        if self.generated_people and epoch < self.warmup:
+            return self._as_they_come(self.generated_people, random)
+        if self.share is not None:
+            return self._by_share(self.share, random)
+        quartets = self._as_they_come(self.people, random)
+        if len(self.identity_only):
+            extra = random.choice(self.identity_only, (self.quartets_per_batch, self.extra))
+            return np.column_stack([quartets, extra])
+        return quartets
+
+    def _as_they_come(self, people: _People, random: np.random.Generator) -> Indices:
         quartets = np.empty((self.quartets_per_batch, 4), np.int64)
         for row in quartets:
-            own = random.choice(self.anchors)
-            # Two of the other groups: numbers at or above the own one move up by one.
-            others = random.choice(len(self.groups) - 1, 2, replace=False)
-            others += others >= own
-            row[:2] = random.choice(self.groups[own], 2, replace=False)
-            row[2:] = [random.choice(self.groups[other]) for other in others]
-        if self.identity_only:
-            return np.column_stack([quartets, random.choice(self.identity_only, self.quartets_per_batch)])
+            own, others = people.draw(random)
+            row[:2] = random.choice(people.groups[own], 2, replace=False)
+            row[2:] = [random.choice(people.groups[other]) for other in others]
+        return quartets
+
+    def _by_share(self, share: float, random: np.random.Generator) -> Indices:
+        """Quartets of which so many images are generated; which ones, is decided once all identities are known."""
+        quartets = np.empty((self.quartets_per_batch, 4), np.int64)
+        places: list[tuple[Indices, Indices, Indices]] = []
+        forced: list[int] = []
+        possible: list[int] = []
+        for row in range(self.quartets_per_batch):
+            own, others = self.people.draw(random)
+            for group, columns in ((own, [0, 1]), (others[0], [2]), (others[1], [3])):
+                members = self.people.groups[group]
+                generated = members[self.is_generated[members]]
+                real = members[~self.is_generated[members]]
+                slots = 4 * row + random.permutation(columns)
+                fewest = max(0, len(slots) - len(real))
+                forced += slots[:fewest].tolist()
+                possible += slots[fewest : len(generated)].tolist()
+                places.append((slots, generated, real))
+        wanted = round(share * quartets.size) - len(forced)
+        chosen = np.zeros(quartets.size, bool)
+        chosen[forced] = True
+        chosen[random.choice(np.array(possible, np.int64), min(max(wanted, 0), len(possible)), replace=False)] = True
+        for slots, generated, real in places:
+            for slots_of_kind, candidates in ((slots[chosen[slots]], generated), (slots[~chosen[slots]], real)):
+                quartets.flat[slots_of_kind] = random.choice(candidates, len(slots_of_kind), replace=False)
         return quartets
 
 

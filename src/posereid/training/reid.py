@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from posereid.config import Recipe
+from posereid.config import Recipe, ReidRecipe
 from posereid.data.batches import CropImages, QuartetBatch, Quartets, class_labels, to_float
 from posereid.data.crops import CropTable
 from posereid.data.sampling import QuartetSampler, require_divisible
 from posereid.errors import InputError
 from posereid.losses import identity_loss, quartet_loss, weighted_sum
+from posereid.messages import complaint
 from posereid.training.checkpoint import latest_checkpoint, load_weights, new_embedder
 from posereid.training.loop import Job, StepReport, open_run
 from posereid.training.networks import Networks, set_up, update
@@ -28,7 +32,9 @@ def train_reid(
     """Train E on the training split of ``crops``, generated crops included where the table has them.
 
     Every step draws random quartets from the whole set (section 5.1) and minimises
-    λ_quartet L_quartet + λ_id L_id (equations 12 and 13). ``start`` is a run whose embedder to begin from.
+    λ_quartet L_quartet + λ_id L_id (equations 12 and 13). What generated crops are labelled, how many there are in a
+    batch and whether training begins with them alone, ``recipe.reid`` says; the labels say nothing to a set without
+    generated crops. ``start`` is a run whose embedder to begin from.
     Writes ``out`` with recipe, log and checkpoints, and returns it. Raises InputError, and Stopped where a signal ends
     it early.
     """
@@ -37,12 +43,16 @@ def train_reid(
     train = crops.train
     labels = class_labels(train)
     settings = recipe.reid
+    _require_possible_warmup(settings)
     sampler = QuartetSampler(
         train,
         settings.quartets_per_batch,
         settings.quartets_per_epoch,
         recipe.seed,
-        generated=settings.generated_in_quartets,
+        # Who may be anybody is nobody's positive.
+        generated=settings.generated_in_quartets and settings.generated_labels != "uniform",
+        share=settings.generated_share,
+        warmup=settings.generated_warmup,
     )
     require_divisible(sampler, recipe.runtime.devices * recipe.runtime.num_nodes)
     if resume and start:
@@ -57,7 +67,6 @@ def train_reid(
             {"embedder": embedder}, {"embedder": settings.optimiser}, recipe, run.fabric, run.checkpoint, run.state
         )
         images = CropImages(train, recipe.data.height, recipe.data.width, cache_gb=recipe.runtime.crop_cache_gb)
-        generated = sum(crop.generated for crop in train)
         run.train(
             Job(
                 settings=settings,
@@ -68,11 +77,44 @@ def train_reid(
                 step=lambda batch, _: training_step(networks, batch, recipe, run.fabric),
                 images=sampler.batch(0, 0).size,
                 identities=tuple(labels),
-                facts={"real_crops": len(train) - generated, "generated_crops": generated},
+                facts=_facts(train, sampler),
             ),
             progress=progress,
         )
     return out
+
+
+def _require_possible_warmup(settings: ReidRecipe) -> None:
+    """Raise InputError where the warm-up on generated crops contradicts the other settings."""
+    place, found = "reid.generated_warmup", f"{settings.generated_warmup} epochs on generated crops alone"
+    if not settings.generated_warmup:
+        return
+    if settings.generated_labels == "uniform":
+        remedy = 'set reid.generated_labels to "source" or "smoothed", or the warm-up to 0'
+        raise complaint(place, f"{found} whose labels are uniform", "labels to learn from", remedy)
+    if not settings.generated_in_quartets:
+        remedy = "set reid.generated_in_quartets, or the warm-up to 0"
+        raise complaint(place, f"{found}, which stay out of quartets", "generated crops in quartets", remedy)
+    if settings.generated_warmup >= settings.epochs:
+        raise complaint(place, found, f"fewer than the {settings.epochs} of reid.epochs", "shorten the warm-up")
+
+
+def _facts(train: CropTable, sampler: QuartetSampler) -> dict[str, int | float]:
+    """What the log's first record says of generated crops; their number per batch is a mean, the warm-up left out."""
+    generated = sum(crop.generated for crop in train)
+    facts: dict[str, int | float] = {"real_crops": len(train) - generated, "generated_crops": generated}
+    if generated:
+        batches = [sampler.batch(sampler.warmup, step) for step in range(min(sampler.batches_per_epoch, 50))]
+        facts["generated_per_batch"] = round(float(np.mean([sampler.is_generated[b].sum() for b in batches])), 2)
+        facts["identities_without_generated"] = sampler.identities_without_generated
+    return facts
+
+
+def _label_smoothing(batch: QuartetBatch, settings: ReidRecipe) -> Float[Tensor, " b"] | None:
+    """The ε of each image's label: real crops keep theirs, generated ones as ``generated_labels`` says."""
+    if settings.generated_labels == "source":
+        return None
+    return batch.generated.flatten() * (1.0 if settings.generated_labels == "uniform" else settings.label_smoothing)
 
 
 def training_step(networks: Networks, batch: QuartetBatch, recipe: Recipe, fabric: Fabric) -> StepReport:
@@ -86,7 +128,9 @@ def training_step(networks: Networks, batch: QuartetBatch, recipe: Recipe, fabri
     losses = recipe.losses
     terms = {
         "quartet": quartet_loss(anchor, positive, negative, other, losses.margin, losses.intra_margin),
-        "identity": identity_loss(embedded["logits"].float(), batch.labels.flatten()),
+        "identity": identity_loss(
+            embedded["logits"].float(), batch.labels.flatten(), _label_smoothing(batch, recipe.reid)
+        ),
     }
     weights = {"quartet": losses.quartet, "identity": losses.identity}
     terms = {name: term for name, term in terms.items() if weights[name]}
