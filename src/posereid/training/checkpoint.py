@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from posereid.config import Recipe, parse_recipe
+from posereid.discriminator import PatchDiscriminator, appearance_discriminator, pose_discriminator
 from posereid.embedder import Embedder, build_embedder
 from posereid.errors import InputError
 from posereid.files import atomic_folder, partial_path, set_aside_path
@@ -342,6 +343,18 @@ def load_generator(run: str | Path, device: str | torch.device = "cpu") -> PoseT
     generator = new_generator(checkpoint.recipe)
     load_weights(generator, checkpoint.folder / "generator.safetensors")
     return generator.to(device).eval()
+
+
+def load_discriminator(
+    run: str | Path, kind: Literal["appearance", "pose"], device: str | torch.device = "cpu"
+) -> PatchDiscriminator:
+    """D_I ("appearance") or D_P ("pose") of a run's newest checkpoint, ready to judge. Raises InputError."""
+    checkpoint = latest_checkpoint(run)
+    parts = checkpoint.recipe.discriminator
+    build = {"appearance": appearance_discriminator, "pose": pose_discriminator}[kind]
+    discriminator = build(parts.base_width, parts.layers)
+    load_weights(discriminator, checkpoint.folder / f"{kind}_discriminator.safetensors")
+    return discriminator.to(device).eval()
 
 
 def load_embedder(run: str | Path, device: str | torch.device = "cpu") -> Embedder:

@@ -1,0 +1,21 @@
+"""Fusion at search time: embeddings averaged over flips, generated poses and neighbours."""
+
+from posereid.fusion.combine import fuse, fuse_sides, is_transductive, mode_cost_ms, uses_flips, uses_poses
+from posereid.fusion.costs import PartCost, PartCosts
+from posereid.fusion.neighbours import centralise
+from posereid.fusion.parts import EmbeddingParts, canonical_targets, embed_parts
+
+__all__ = [
+    "EmbeddingParts",
+    "PartCost",
+    "PartCosts",
+    "canonical_targets",
+    "centralise",
+    "embed_parts",
+    "fuse",
+    "fuse_sides",
+    "is_transductive",
+    "mode_cost_ms",
+    "uses_flips",
+    "uses_poses",
+]
