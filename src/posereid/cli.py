@@ -13,10 +13,14 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
+from posereid.commands.augmentation import Augment
 from posereid.commands.data import Check, Shard, Synthesize
 from posereid.commands.evaluation import Compare, Evaluate
+from posereid.commands.filtering import Filter
 from posereid.commands.images import Embed, Transfer
-from posereid.commands.training import Augment, Train, TrainPose, TrainReid
+from posereid.commands.poses import Poses
+from posereid.commands.training import Train, TrainPose, TrainReid
+from posereid.commands.tune import TuneFusion
 from posereid.config import explain, read_recipe
 from posereid.errors import InputError, SharedError, Stopped
 
@@ -44,12 +48,15 @@ COMMANDS: dict[str, Any] = {
     "synthesize": Synthesize,
     "check": Check,
     "shard": Shard,
+    "poses": Poses,
     "train": Train,
     "augment": Augment,
+    "filter": Filter,
     "train-reid": TrainReid,
     "train-pose": TrainPose,
     "evaluate": Evaluate,
     "compare": Compare,
+    "tune-fusion": TuneFusion,
     "embed": Embed,
     "transfer": Transfer,
 }

@@ -200,8 +200,8 @@ class ReidRecipe(_Section):
         None,
         gt=0,
         le=0.9,
-        description="Share of generated crops in each batch, to the nearest image in quartets; beside them at least one "
-        "per quartet. Without it they are drawn as they come.",
+        description="Share of generated crops in each batch, to the nearest image in quartets; beside them at least "
+        "one per quartet. Without it they are drawn as they come.",
     )
     generated_warmup: int = Field(0, ge=0, description="Epochs on generated crops alone before real ones join in.")
     log_every: int = Field(10, ge=1, description="Steps between two records of the log.")

@@ -5,12 +5,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from posereid.config import FusionMode
 from posereid.curves import MatchCurve, decimal_rate, match_curves, precision_histogram, receiver_curve
 from posereid.data.batches import CropImages
 from posereid.data.crops import Crop, CropTable
@@ -18,6 +19,7 @@ from posereid.errors import InputError
 from posereid.evaluation.comparison import PLAIN, RERANKED, queries_file
 from posereid.evaluation.embeddings import Embeddings
 from posereid.evaluation.evaluate import Evaluation
+from posereid.evaluation.fused_table import difference_caption, difference_cells, fusion_text, headline_cells
 from posereid.evaluation.headlines import HEADLINES, RANKS
 from posereid.evaluation.per_query import QueryFigures
 from posereid.evaluation.picture_measures import ANSWERS, MEASURES
@@ -57,10 +59,30 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> list[Path]:
             figures[part] = figures[part] | {"queries_sha256": hashlib.sha256(content.encode()).hexdigest()}
             write_atomically(file, content)
             written.append(file)
+    written += _write_fused(evaluation, figures, path)
     report = path.with_suffix(".html")
     write_evaluation_report(report, evaluation)
     write_atomically(path, json.dumps(figures, indent=1) + "\n")
     return [path, report, *written]
+
+
+def _write_fused(evaluation: Evaluation, figures: dict[str, Any], path: Path) -> list[Path]:
+    """Each query's figures in each fusion mode, their hashes added to the figures; an earlier evaluation's go."""
+    written = []
+    rows: dict[str, Any] = {}
+    for mode in get_args(FusionMode):
+        file = queries_file(path, fusion=mode)
+        if (search := evaluation.fused.get(mode)) is None:
+            file.unlink(missing_ok=True)
+            continue
+        content = QueryFigures.of(search).as_csv()
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
+        rows[mode] = figures["fusion"]["rows"][mode] | {"queries_sha256": sha256}
+        write_atomically(file, content)
+        written.append(file)
+    if rows:
+        figures["fusion"] = figures["fusion"] | {"rows": rows}
+    return written
 
 
 def write_evaluation_report(path: Path | str, evaluation: Evaluation, *, examples: int = 5) -> None:
@@ -100,6 +122,8 @@ def search_sections(evaluation: Evaluation, *, examples: int = 5) -> list[Sectio
     if evaluation.search is None:
         return []
     sections = [_found(evaluation, evaluation.search)]
+    if fusion := evaluation.figures.get("fusion"):
+        sections.append(_fused(fusion, evaluation.figures["confidence"]))
     if evaluation.verification is not None:
         sections.append(_verified(evaluation.verification, evaluation.figures["reid"]["metric"]))
     elif note := evaluation.figures.get("verification_note"):
@@ -147,6 +171,11 @@ def _found(evaluation: Evaluation, search: Search) -> Section:
         f"{_listed([str(rank) for rank in RANKS])}; the cross is what a random order of the gallery would reach.",
     )
     return Section("Who is found", _search_text(figures), [Table(header, rows)], [picture])
+
+
+def _fused(fusion: Mapping[str, Any], confidence: float) -> Section:
+    tables = [Table(*headline_cells(fusion)), Table(*difference_cells(fusion), difference_caption(fusion, confidence))]
+    return Section("What fusion at search time brings", fusion_text(fusion), tables)
 
 
 def _match_curve(search: Search, reid: Mapping[str, Any]) -> MatchCurve:

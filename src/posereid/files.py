@@ -78,6 +78,15 @@ def atomic_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def move_into_place(complete: Path, folder: Path) -> None:
+    """Put a folder on the disk and give it its place, which is free or an empty folder; both lie on one drive."""
+    _sync_tree(complete)
+    if folder.exists():
+        folder.rmdir()
+    complete.replace(folder)
+    _sync_folder(folder.parent)
+
+
 def _exchange(folder: Path, partial: Path) -> None:
     aside = set_aside_path(folder)
     shutil.rmtree(aside, ignore_errors=True)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from posereid.augmentation.drawing import augment, draw
-from posereid.augmentation.sets import with_generated
-from posereid.augmentation.targets import plan_drawings
+from posereid.augmentation.sets import check_generated_set, read_set
 from posereid.config import AugmentationRecipe, Recipe
 from posereid.data.batches import CropImages
 from posereid.data.crops import CropTable
@@ -28,36 +27,6 @@ def generator(tiny_recipe: Callable[..., Recipe]) -> PoseTransferGenerator:
 
 def settings(poses: int = 2) -> AugmentationRecipe:
     return AugmentationRecipe(poses_per_crop=poses, batch_size=5)
-
-
-def test_each_posed_crop_is_drawn_in_k_poses_of_other_crops(crops: CropTable) -> None:
-    train = crops.train
-    drawings = plan_drawings(train, 3, seed=1)
-    posed = [position for position, crop in enumerate(train) if crop.can_pose]
-    assert [drawing.source for drawing in drawings] == [position for position in posed for _ in range(3)]
-    assert len({drawing.name for drawing in drawings}) == len(drawings)
-    for position in posed:
-        targets = [drawing.target for drawing in drawings if drawing.source == position]
-        assert len(set(targets)) == 3
-        assert position not in targets
-        assert all(train[target].can_pose for target in targets)
-
-
-def test_target_poses_come_from_other_identities_too(crops: CropTable) -> None:
-    train = crops.train
-    drawings = plan_drawings(train, 3, seed=1)
-    assert any(train[drawing.source].identity != train[drawing.target].identity for drawing in drawings)
-
-
-def test_the_plan_is_a_function_of_the_seed(crops: CropTable) -> None:
-    assert plan_drawings(crops.train, 2, seed=1) == plan_drawings(crops.train, 2, seed=1)
-    assert plan_drawings(crops.train, 2, seed=1) != plan_drawings(crops.train, 2, seed=2)
-
-
-def test_too_few_posed_crops_are_an_input_error(crops: CropTable) -> None:
-    without = crops.with_crops(replace(crop, joints=None) for crop in crops.train)
-    with pytest.raises(InputError, match="poses_per_crop"):
-        plan_drawings(without, 1, seed=0)
 
 
 def test_the_written_set_accounts_for_every_crop(
@@ -97,7 +66,7 @@ def test_equal_calls_write_equal_bytes(generator: PoseTransferGenerator, crops: 
     assert digests[0] == digests[1]
 
 
-def test_nothing_stays_behind_when_drawing_fails(
+def test_a_call_that_fails_leaves_no_set_and_an_unfinished_one(
     generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -106,7 +75,42 @@ def test_nothing_stays_behind_when_drawing_fails(
     monkeypatch.setattr("posereid.augmentation.drawing.draw", broken)
     with pytest.raises(RuntimeError):
         augment(generator, crops, tmp_path / "set", settings(), seed=3, checkpoint="abc", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".set.unfinished"]
+
+
+def test_bad_arguments_leave_nothing(generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed is -1"):
+        augment(generator, crops, tmp_path / "set", settings(), seed=-1, checkpoint="abc", progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_set_says_how_it_was_made(generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path) -> None:
+    recipe = settings(1).changed(target_poses="clusters", pose_clusters=2)
+    made = augment(generator, crops, tmp_path / "set", recipe, seed=3, checkpoint="abc", progress=False)
+    about = read_set(made.folder)
+    posed = [crop for crop in crops.train if crop.can_pose]
+    assert (about.source_root, about.source_fingerprint) == (crops.root.name, crops.train.fingerprint)
+    assert (about.layout, about.checkpoint, about.seed) == ("market1501", "abc", 3)
+    assert about.drawn == made.drawn == len(posed)
+    assert about.training_crops_without_pose == len(crops.train) - len(posed)
+    assert about.identities == len({crop.identity for crop in posed})
+    section = recipe.model_dump(mode="json", exclude={"workers"})
+    assert about.recipe == {"augmentation": section, "height": 64, "width": 32}
+    digest = hashlib.sha256(json.dumps(about.recipe, sort_keys=True).encode()).hexdigest()
+    assert about.recipe_sha256 == digest
+    assert about.plan["target_poses"] == "clusters"
+    assert about.creation["device"] == "cpu"
+    assert about.creation["precision"] == "32-true"
+    assert about.creation["threads"] == torch.get_num_threads()
+    check_generated_set(made.folder, checkpoint="abc")
+
+
+def test_a_crop_that_is_no_picture_is_named(generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path) -> None:
+    broken = tmp_path / crops.train[0].name
+    broken.write_bytes(crops.train[0].path.read_bytes()[:400])
+    table = crops.with_crops([replace(crops.train[0], path=broken), *crops.train.crops[1:]])
+    with pytest.raises(InputError, match=crops.train[0].name):
+        augment(generator, table, tmp_path / "set", settings(1), seed=3, checkpoint="abc", progress=False)
 
 
 def test_a_set_of_ones_own_layout_stays_readable(
@@ -120,13 +124,6 @@ def test_a_set_of_ones_own_layout_stays_readable(
     assert all(crop.identity == by_name[str(crop.source)].identity for crop in table.train)
 
 
-def test_crops_with_equal_file_names_get_names_of_their_own(crops: CropTable) -> None:
-    train = crops.train
-    twins = [replace(crop, path=crop.path.with_name("twin.jpg")) for crop in train]
-    drawings = plan_drawings(twins, 2, seed=0)
-    assert len({drawing.name for drawing in drawings}) == len(drawings)
-
-
 def test_draw_keeps_order_and_size(generator: PoseTransferGenerator, crops: CropTable) -> None:
     images = CropImages(crops.train, *generator.crop_size)
     pixels = torch.stack([images.image(position) for position in range(3)])
@@ -137,18 +134,3 @@ def test_draw_keeps_order_and_size(generator: PoseTransferGenerator, crops: Crop
     for position in range(3):
         alone = draw(generator, pixels[position : position + 1], [poses[position]], [poses[position]])
         assert (alone[0].int() - together[position].int()).abs().max() <= 1
-
-
-def test_real_and_generated_crops_join_in_one_table(
-    generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path
-) -> None:
-    augment(generator, crops, tmp_path / "set", settings(1), seed=3, checkpoint="abc", progress=False)
-    generated = load_crops(tmp_path / "set")
-    both = with_generated(crops, generated)
-    assert len(both.train) == len(crops.train) + len(generated.train)
-    assert len(both.query) == len(crops.query)
-    with pytest.raises(InputError, match=r"manifest\.csv"):
-        with_generated(crops, crops)
-    strangers = generated.with_crops(replace(crop, identity=crop.identity + 5000) for crop in generated)
-    with pytest.raises(InputError, match="different data sets"):
-        with_generated(crops, strangers)

@@ -229,6 +229,16 @@ def test_training_may_begin_from_another_runs_embedder(
     assert not torch.allclose(ended["embedding.weight"], weights(finished)["embedding.weight"], atol=1e-4)
 
 
+def test_a_run_that_holds_people_out_does_not_begin_from_one_that_saw_them(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    recipe = tiny_recipe(data={"validation_share": 0.25})
+    first = min(crop.identity for crop in crops.train)
+    others = crops.with_crops(crop for crop in crops if crop.identity != first)
+    with pytest.raises(InputError, match="people who are held out"):
+        train_reid(recipe, others, tmp_path / "reid", start=finished, progress=False)
+
+
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     crops: CropTable, tiny_recipe: Build, finished: Path, tmp_path: Path
 ) -> None:

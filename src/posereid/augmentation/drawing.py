@@ -1,37 +1,62 @@
 """The training identities drawn in new poses: a generated set on disk, with a manifest of who made what."""
 
+import hashlib
 import json
+import platform
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.distributed as dist
 
-from posereid.augmentation.sets import TRAIN_FOLDER, manifest_text, own_csv_text
-from posereid.augmentation.targets import Drawing, plan_drawings
+import posereid
+from posereid.augmentation.reading import PosesBySize, read_batches
+from posereid.augmentation.sets import (
+    SCHEMA_VERSION,
+    SET_FILE,
+    GeneratedSetInfo,
+    check_generated_set,
+    listing_files,
+    manifest_rows,
+    set_text,
+    train_folder,
+)
+from posereid.augmentation.targets import plan_drawings, plan_facts
+from posereid.augmentation.unfinished import JPEG_QUALITY, CropWriter, Plan, UnfinishedSet
 from posereid.config import AugmentationRecipe
-from posereid.data.batches import CropImages, to_float, to_pixels
+from posereid.data.batches import to_float, to_pixels
 from posereid.data.crops import CropTable
-from posereid.files import atomic_folder, write_atomically
+from posereid.errors import InputError, SharedError, Stopped
+from posereid.files import write_atomically
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.files import write_keypoints
 from posereid.pose.joints import Joints
 from posereid.pose.maps import heat_maps
-from posereid.pose.names import NAME_EXAMPLES
+from posereid.processes import process_count
 from posereid.progress import progress_bar
+from posereid.training.run_folder import lock_run
 
-JPEG_QUALITY = 95
+_LONGER_THAN_ANY_SET = timedelta(days=60)
 
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """What :func:`augment` wrote: the folder, crops drawn, and training crops without a usable pose."""
+    """What :func:`augment` wrote: the folder, crops in it, and training crops without a usable pose.
+
+    ``found`` of the crops had been written by an earlier call that did not come to its end.
+    """
 
     folder: Path
     drawn: int
     without_pose: int
+    found: int
 
 
 @torch.no_grad()
@@ -61,56 +86,219 @@ def augment(
     *,
     seed: int,
     checkpoint: str,
+    restart: bool = False,
     progress: bool = True,
 ) -> GeneratedSet:
     """Draw the training split of ``crops`` in new poses and write the result as a set of its own.
 
-    ``out`` gets the crops (in ``bounding_box_train``, or listed in ``crops.csv`` where the source set's names do
-    not say whose they are), their keypoints, ``manifest.csv`` and ``set.json``; it appears complete or not at
-    all. ``checkpoint`` is the digest of the generator's weights. Raises InputError.
+    ``out`` gets the crops in the source set's own layout (see :func:`posereid.augmentation.sets.listing_files`), their
+    keypoints, ``manifest.csv`` and ``set.json``; it appears complete or not at all. ``checkpoint`` is the digest of the
+    generator's weights. Memory does not grow with the set but for its plan: pictures are read, drawn and written batch
+    by batch.
+
+    Until it is complete the set lies in ``.NAME.unfinished`` beside ``out``. A call that ended early, in whatever way,
+    is taken up by the next one with the same arguments, which draws only what is missing and ends with the same bytes;
+    ``restart`` begins anew. Where several processes were launched (torch.distributed), all call this alike, each draws
+    its share of the batches, and the set is that of one process, byte for byte: all use as many threads as the first.
+
+    Raises InputError for bad arguments, crops that cannot be read, a full disk, another process that writes the same
+    set, and an unfinished set begun with other arguments; Stopped (a KeyboardInterrupt) after SIGINT.
     """
     train = crops.train
-    drawings = plan_drawings(train, recipe.poses_per_crop, seed)
-    result = GeneratedSet(out, len(drawings), sum(not crop.can_pose for crop in train))
-    with atomic_folder(out, "a generated set") as partial:
-        folder = partial / TRAIN_FOLDER
-        folder.mkdir()
-        joints: dict[str, Joints] = {}
-        for drawing, pixels, pose in _drawn(generator, train, drawings, recipe.batch_size, progress):
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(
-                folder / drawing.name, quality=JPEG_QUALITY, subsampling=0
-            )
-            joints[drawing.name] = pose
-        write_keypoints(joints, partial / "market-annotation-train.csv")
-        write_atomically(partial / "manifest.csv", manifest_text(train, drawings, checkpoint))
-        if crops.layout not in NAME_EXAMPLES:
-            write_atomically(partial / "crops.csv", own_csv_text(train, drawings))
-        about = {
-            "source_root": crops.root.name,
-            "checkpoint": checkpoint,
-            "seed": seed,
-            "poses_per_crop": recipe.poses_per_crop,
-            "drawn": result.drawn,
-            "training_crops_without_pose": result.without_pose,
+    work = UnfinishedSet(out, train_folder(crops.layout))
+    try:
+        return _Augmentation(generator, train, work, recipe, seed, checkpoint, progress).run(restart=restart)
+    except KeyboardInterrupt:
+        raise Stopped(
+            signal.SIGINT,
+            f"SIGINT: stopped; the crops that are written stay in {work.folder}, and the same command goes on there.",
+        ) from None
+    except RuntimeError as error:
+        if process_count() > 1 and (isinstance(error, dist.DistError) or "onnection" in str(error)):
+            raise InputError(
+                f"another of the {process_count()} processes that draw {out} has ended, and this one with it; its own "
+                "message may say why, and the same command goes on from the crops that are written."
+            ) from error
+        raise
+
+
+class _Augmentation:
+    """One call of :func:`augment`."""
+
+    def __init__(
+        self,
+        generator: PoseTransferGenerator,
+        train: CropTable,
+        work: UnfinishedSet,
+        recipe: AugmentationRecipe,
+        seed: int,
+        checkpoint: str,
+        progress: bool,
+    ) -> None:
+        self.generator, self.train, self.work, self.recipe, self.seed = generator, train, work, recipe, seed
+        try:
+            self.drawings = plan_drawings(train, recipe, seed)
+        except InputError as error:
+            # Every process plans alike.
+            raise SharedError(str(error)) from None
+        self.rows = manifest_rows(train, self.drawings, checkpoint)
+        self.checkpoint = checkpoint
+        self.poses = PosesBySize(train, *generator.crop_size)
+        self.rank = dist.get_rank() if process_count() > 1 else 0
+        self.progress = progress and not self.rank
+        # A process waits for the slowest as long as it takes; where one ends, its connections end at once.
+        self._group: Any = None
+        if process_count() > 1:
+            self._group = dist.new_group(backend="gloo", timeout=_LONGER_THAN_ANY_SET)
+
+    def run(self, *, restart: bool) -> GeneratedSet:
+        device = next(self.generator.parameters()).device
+        plan, finished, problem = self._plan(device), frozenset[str](), None
+        with ExitStack() as held:
+            if not self.rank:
+                try:
+                    held.enter_context(lock_run(self.work.folder))
+                    plan = self.work.begin(plan, restart=restart)
+                    finished = self._finished()
+                except InputError as error:
+                    problem = error
+            plan, finished = self._from_first((plan, finished), problem)
+            with _reproducible(plan["threads"]):
+                self._draw(finished)
+            self._wait()
+            problem = None
+            if not self.rank:
+                try:
+                    self._finish(plan)
+                except InputError as error:
+                    problem = error
+            self._from_first(None, problem)
+        if not self.rank:
+            self.work.remove()
+        without_pose = sum(not crop.can_pose for crop in self.train)
+        return GeneratedSet(self.work.out, len(self.drawings), without_pose, len(finished))
+
+    def _plan(self, device: torch.device) -> Plan:
+        height, width = self.generator.crop_size
+        # How many threads write does not change what they write.
+        section = self.recipe.model_dump(mode="json", exclude={"workers"})
+        recipe = {"augmentation": section, "height": height, "width": width}
+        kind = device.type if device.type != "cuda" else f"cuda ({torch.cuda.get_device_name(device)})"
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": self.checkpoint,
+            "seed": self.seed,
+            "source_fingerprint": self.train.fingerprint,
+            "recipe": recipe,
+            "recipe_sha256": _digest(recipe),
+            "plan_sha256": _digest([(each.name, each.source, each.target) for each in self.drawings]),
+            "creation": {
+                "versions": _versions(),
+                "device": kind,
+                "precision": "32-true",
+                "jpeg_quality": JPEG_QUALITY,
+            },
+            "threads": torch.get_num_threads(),
         }
-        write_atomically(partial / "set.json", json.dumps(about, indent=1) + "\n")
-    return result
+
+    def _finished(self) -> frozenset[str]:
+        if self.work.complete:
+            return frozenset(each.name for each in self.drawings)
+        names = (each.name for each in self.drawings)
+        return self.work.written(names, self.generator.crop_size, self.recipe.workers)
+
+    def _draw(self, finished: frozenset[str]) -> None:
+        """Draw this process's share of the batches that are not finished, and write what they lack."""
+        size = self.recipe.batch_size
+        batches = [self.drawings[start : start + size] for start in range(0, len(self.drawings), size)]
+        missing = [batch for batch in batches if any(each.name not in finished for each in batch)]
+        own = missing[self.rank :: process_count()]
+        done = sum(map(len, batches)) - sum(map(len, missing)) if process_count() == 1 else 0
+        self.generator.eval()
+        with (
+            progress_bar(done + sum(map(len, own)), "augment", "crop", show=self.progress, first=done) as bar,
+            CropWriter(self.work, self.recipe.workers, 2 * size) as writer,
+        ):
+            for batch in read_batches(own, self.train, self.poses):
+                drawn = draw(self.generator, batch.images, batch.source_poses, batch.target_poses)
+                for each, pixels in zip(batch.drawings, drawn, strict=True):
+                    if each.name not in finished:
+                        writer.put(each.name, pixels)
+                bar.update(len(drawn))
+
+    def _finish(self, plan: Plan) -> None:
+        """Write what lies beside the crops and give the set its name."""
+        if self.work.complete:
+            check_generated_set(self.work.out, checkpoint=self.checkpoint)
+        else:
+            folder = self.work.set
+            joints = {each.name: self.poses.joints(each.target) for each in self.drawings}
+            write_keypoints(joints, folder / "market-annotation-train.csv")
+            for name, text in listing_files(self.train.layout, self.rows).items():
+                write_atomically(folder / name, text)
+            write_atomically(folder / SET_FILE, set_text(self._info(plan)))
+            check_generated_set(folder, checkpoint=self.checkpoint)
+            self.work.finish()
+
+    def _info(self, plan: Plan) -> GeneratedSetInfo:
+        threads = {"threads": plan["threads"]} if plan["creation"]["device"] == "cpu" else {}
+        return GeneratedSetInfo(
+            source_root=self.train.root.name,
+            checkpoint=self.checkpoint,
+            seed=self.seed,
+            drawn=len(self.drawings),
+            schema_version=SCHEMA_VERSION,
+            source_fingerprint=plan["source_fingerprint"],
+            layout=self.train.layout,
+            recipe=plan["recipe"],
+            recipe_sha256=plan["recipe_sha256"],
+            training_crops_without_pose=sum(not crop.can_pose for crop in self.train),
+            identities=len({row.identity for row in self.rows}),
+            plan={"plan_sha256": plan["plan_sha256"]} | plan_facts(self.train, self.drawings, self.recipe),
+            creation=plan["creation"] | threads,
+        )
+
+    def _from_first(self, value: Any, problem: InputError | None) -> Any:
+        """What the first process knows; where it has a problem, all raise it."""
+        if self._group is None:
+            if problem:
+                raise problem
+            return value
+        known = [value, str(problem) if problem else None]
+        dist.broadcast_object_list(known, src=0, group=self._group)
+        if known[1]:
+            raise SharedError(known[1])
+        return known[0]
+
+    def _wait(self) -> None:
+        if self._group is not None:
+            dist.barrier(self._group)
 
 
-def _drawn(
-    generator: PoseTransferGenerator,
-    crops: CropTable,
-    drawings: Sequence[Drawing],
-    batch_size: int,
-    progress: bool,
-) -> Iterator[tuple[Drawing, torch.Tensor, Joints]]:
-    generator.eval()
-    images = CropImages(crops, *generator.crop_size)
-    with progress_bar(len(drawings), "augment", "crop", show=progress) as bar:
-        for start in range(0, len(drawings), batch_size):
-            batch = drawings[start : start + batch_size]
-            targets = [images.joints(drawing.target) for drawing in batch]
-            sources = [images.joints(drawing.source) for drawing in batch]
-            pixels = torch.stack([images.image(drawing.source) for drawing in batch])
-            yield from zip(batch, draw(generator, pixels, sources, targets), targets, strict=True)
-            bar.update(len(batch))
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "posereid": posereid.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("numpy", "pillow")},
+    }
+
+
+@contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Make the same batch give the same pixels in every process and call, on the same kind of device.
+
+    Sums on the CPU depend on how many threads share them, and cuDNN has transposed convolutions that add in any order.
+    """
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:]

@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 
 def crops_of(recipe: Recipe, root: Path | None = None) -> "CropTable":
-    """The recipe's crops, or those of another root; what was left out is said."""
+    """The crops that a recipe trains on and is tested on; what was left out or is held out for validation is said."""
+    from posereid.data.validation import without_validation
+
+    table = every_crop_of(recipe, root)
+    training = without_validation(table, recipe.data.validation_share)
+    for note in training.notes[len(table.notes) :]:
+        say_first(note)
+    return training
+
+
+def every_crop_of(recipe: Recipe, root: Path | None = None) -> "CropTable":
+    """The recipe's crops, or those of another root, held-out identities included; what was left out is said."""
     from posereid.data.layouts import load_crops
 
     if root is not None:
@@ -32,7 +43,10 @@ def placed(recipe: Recipe) -> Recipe:
         "root": data.root.absolute() if data.root else None,
         "keypoints": tuple(path.absolute() for path in data.keypoints) if data.keypoints else data.keypoints,
     }
-    return recipe.model_copy(update={"data": data.model_copy(update=changes)})
+    poses = recipe.evaluation.fusion.pose_file
+    fusion = recipe.evaluation.fusion.changed(pose_file=poses.absolute() if poses else None)
+    evaluation = recipe.evaluation.changed(fusion=fusion)
+    return recipe.model_copy(update={"data": data.model_copy(update=changes), "evaluation": evaluation})
 
 
 def spread(recipe: Recipe, devices: int | None, num_nodes: int | None) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from posereid.config import EvaluationRecipe
+from posereid.config import EvaluationRecipe, FusionMode
 from posereid.errors import InputError
 
 
@@ -30,9 +30,19 @@ class Evaluate:
     """Run whose embedder says whether generated pictures keep their identity; best one trained on real crops only."""
     pose_estimator: Path | None = None
     """Folder that `posereid train-pose` wrote, to find the joints of generated pictures (PCKh)."""
+    fusion: tuple[FusionMode, ...] = ()
+    """Search with fused embeddings too, in these modes; off and flip stand beside them as controls. How each works is
+    said by the options --fusion.weight and so on; nfc is neighbour feature centralisation, all is everything."""
+    generator: Path | None = None
+    """Run whose generator draws for fusion, where the evaluated run has none."""
+    cache: Path | None = None
+    """Folder in which --fusion keeps embeddings for the next time; without it, features in the run's folder."""
+    keep_drawings: bool = False
+    """Keep the drawn pictures there too, for other embedders: several gigabytes for a set of usual size."""
     out: Path | None = None
     """JSON to write; without it, evaluation.json in the run's folder, or evaluation-NAME.json with --root or
-    --features. The report (.html) and the figures of each query (-queries.csv) lie beside it."""
+    --features. The report (.html) and the figures of each query (-queries.csv; with --fusion one for each mode) lie
+    beside it."""
     settings: Annotated[EvaluationRecipe, tyro.conf.arg(name="")] = field(default_factory=EvaluationRecipe)
 
     def run(self) -> None:
@@ -53,6 +63,10 @@ class Evaluate:
                 root=self.root,
                 judge=self.judge,
                 pose_estimator=self.pose_estimator,
+                fusion=self.fusion,
+                generator_run=self.generator,
+                cache=self.cache,
+                keep_drawings=self.keep_drawings,
                 progress=True,
             )
         # Shown first: a disk that fails now must not take the figures with it.
@@ -64,8 +78,12 @@ class Evaluate:
         """Where the JSON goes; InputError for options that contradict each other or a place that cannot be written."""
         if self.run_folder is not None and self.features:
             raise InputError(f"Both the run {self.run_folder} and --features were given; give one of them.")
+        if not self.fusion and (self.cache or self.keep_drawings):
+            option = "--cache" if self.cache else "--keep-drawings"
+            raise InputError(f"{option} was given without --fusion, whose embeddings it keeps; leave it out.")
         if self.run_folder is None:
-            given = [name for name in ("root", "judge", "pose_estimator") if getattr(self, name) is not None]
+            options = ("root", "judge", "pose_estimator", "fusion", "generator")
+            given = [name for name in options if getattr(self, name)]
             if given:
                 option = given[0].replace("_", "-")
                 raise InputError(f"--{option} was given with --features, which know of no images; leave it out.")
@@ -93,6 +111,8 @@ class Compare:
     """The other one; differences are B - A."""
     reranked: bool = False
     """Compare the re-ranked searches."""
+    fusion: FusionMode | None = None
+    """Compare the searches in this fusion mode."""
     confidence: float = 0.95
     """Confidence of the intervals."""
     resamples: int = 5000
@@ -110,6 +130,7 @@ class Compare:
             self.run_a,
             self.run_b,
             reranked=self.reranked,
+            fusion=self.fusion,
             confidence=self.confidence,
             resamples=self.resamples,
             seed=self.seed,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from posereid.commands.common import crops_of
+from posereid.commands.common import every_crop_of
 from posereid.config import EvaluationRecipe
 from posereid.errors import InputError
 
@@ -76,7 +76,7 @@ class Transfer:
         image = open_image(self.image)
         checkpoint = latest_checkpoint(self.run_folder)
         recipe = checkpoint.recipe
-        known = crops_of(recipe) if recipe.data.root and recipe.data.root.exists() and not self.keypoints else ()
+        known = every_crop_of(recipe) if recipe.data.root and recipe.data.root.exists() and not self.keypoints else ()
         joints = find_joints(self.joints, self.image.name, self.keypoints, known, image.size)
         target = find_target(self.target, self.keypoints, known, image.size)
         generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))

@@ -40,45 +40,6 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Augment:
-    """Draw the training crops of a run in poses of other crops and write them as a set with a manifest."""
-
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
-    """Folder that `posereid train` wrote."""
-    out: Path
-    """New folder for the generated set."""
-    root: Path | None = None
-    """Where the run's data set lies now, if it was moved."""
-    poses_per_crop: int | None = None
-    """Target poses per crop; without it, what the run's recipe says."""
-    seed: int | None = None
-    """Seed that picks the target poses; without it, the recipe's."""
-
-    def run(self) -> None:
-        """Draw and write."""
-        from posereid.augmentation.drawing import augment
-        from posereid.training.checkpoint import latest_checkpoint, load_generator
-        from posereid.training.devices import pick_device, set_threads
-
-        set_threads()
-        checkpoint = latest_checkpoint(self.run_folder)
-        recipe = checkpoint.recipe
-        settings = recipe.augmentation
-        if self.poses_per_crop is not None:
-            settings = settings.changed(poses_per_crop=self.poses_per_crop)
-        generator = load_generator(checkpoint.folder, pick_device(recipe.runtime))
-        made = augment(
-            generator,
-            crops_of(recipe, self.root),
-            self.out,
-            settings,
-            seed=recipe.seed if self.seed is None else self.seed,
-            checkpoint=checkpoint.digest("generator"),
-        )
-        print(f"{made.folder}: {made.drawn} crops drawn; {made.without_pose} training crops had no usable pose.")
-
-
-@dataclass(frozen=True)
 class TrainReid:
     """Train the re-ID network on real, or real and generated, crops. Every field of the recipe is an option."""
 

@@ -184,6 +184,7 @@ def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop
     if not path.is_file():
         return crops
     origin: dict[str, tuple[str, str]] = {}
+    dropped: set[str] = set()
     for line, row in read_rows(path, ("name", "source", "target_pose")):
         empty = [column for column in ("name", "source", "target_pose") if not row[column]]
         if empty:
@@ -204,7 +205,10 @@ def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop
                 "delete one of the two lines",
             )
         origin[row["name"]] = (row["source"], row["target_pose"])
-    names = {crop.name for crop in crops}
+        # What a filter has left out has no file, and none is missing.
+        if row.get("dropped"):
+            dropped.add(row["name"])
+    names = {crop.name for crop in crops} | dropped
     reading.missing.extend(name for name in origin if name not in names)
     return [
         replace(crop, source=origin[crop.name][0], target_pose=origin[crop.name][1]) if crop.name in origin else crop

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from posereid.config import FusionMode
 from posereid.errors import InputError
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE, paired_difference
 from posereid.evaluation.headlines import HEADLINES, percent
@@ -16,10 +17,13 @@ EVALUATION_FILE = "evaluation.json"
 PLAIN, RERANKED = "reid", "reid_reranked"
 QUERIES_SUFFIX = "-queries.csv"
 RERANKED_SUFFIX = "-queries-reranked.csv"
+FUSION_SUFFIX = "-queries-fusion-"
 
 
-def queries_file(evaluation_file: Path, *, reranked: bool = False) -> Path:
-    """Where an evaluation's per-query figures lie: beside its JSON, under its name."""
+def queries_file(evaluation_file: Path, *, reranked: bool = False, fusion: FusionMode | None = None) -> Path:
+    """Where an evaluation's per-query figures lie, plain, re-ranked or of a fusion mode: beside its JSON."""
+    if fusion is not None:
+        return evaluation_file.with_name(f"{evaluation_file.stem}{FUSION_SUFFIX}{fusion}.csv")
     return evaluation_file.with_name(evaluation_file.stem + (RERANKED_SUFFIX if reranked else QUERIES_SUFFIX))
 
 
@@ -28,22 +32,28 @@ def compare(
     second: Path,
     *,
     reranked: bool = False,
+    fusion: FusionMode | None = None,
     confidence: float = 0.95,
     resamples: int = 5000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare two evaluated runs on the queries that both were asked.
 
-    ``first`` and ``second`` are runs' folders, or the JSON files that ``posereid evaluate`` wrote. Every headline's
-    difference, second minus first, comes with its interval over identities (both runs see the same draws of people)
-    and with whether it leaves zero out. Figures are in percent. Raises :class:`InputError` where a run has not been
-    evaluated, or the two were asked different queries or searched different galleries.
+    ``first`` and ``second`` are runs' folders, or the JSON files that ``posereid evaluate`` wrote; their plain searches
+    are compared, the re-ranked ones with ``reranked``, or those of one mode of ``fusion``. Every headline's difference,
+    second minus first, comes with its interval over identities (both runs see the same draws of people) and with
+    whether it leaves zero out. Figures are in percent. Raises :class:`InputError` where a run has not been evaluated
+    so, or the two were asked different queries or searched different galleries.
     """
+    if reranked and fusion is not None:
+        raise InputError(f"Both re-ranked searches and those of fusion {fusion} were asked for; compare one kind.")
     files = [_evaluation_file(path) for path in (first, second)]
     evaluations = [_read(file) for file in files]
-    figures = [_queries(file, evaluation, reranked) for file, evaluation in zip(files, evaluations, strict=True)]
-    part = RERANKED if reranked else PLAIN
-    _require_same_test(files, evaluations, figures, part)
+    parts = [_part(evaluation, reranked, fusion) for evaluation in evaluations]
+    remedy = "evaluate again" + (f" with --fusion {fusion}" if fusion else " with --rerank" if reranked else "")
+    tables = [queries_file(file, reranked=reranked, fusion=fusion) for file in files]
+    figures = [_queries(*known, remedy) for known in zip(files, tables, parts, strict=True)]
+    _require_same_test(files, evaluations, figures, parts)
     rows = {}
     for name, before in figures[0].headlines().items():
         found = paired_difference(
@@ -66,8 +76,9 @@ def compare(
         "seeds": [_seed(evaluation) for evaluation in evaluations],
         "queries": len(matched),
         "identities": len(set(matched)),
-        "searched_otherwise": _search_differences(evaluations, part),
+        "searched_otherwise": _search_differences(evaluations, parts, fusion),
         "reranked": reranked,
+        "fusion": fusion,
         "confidence": confidence,
         "resamples": resamples,
         "resampling_seed": seed,
@@ -82,7 +93,8 @@ def comparison_table(comparison: dict[str, Any]) -> str:
         f"A: {comparison['first']}",
         f"B: {comparison['second']}",
         f"{comparison['queries']} queries of {comparison['identities']} people"
-        + (", re-ranked" if comparison["reranked"] else ""),
+        + (", re-ranked" if comparison["reranked"] else "")
+        + (f", fusion {comparison['fusion']}" if comparison.get("fusion") else ""),
         f"  {'':<10}{'A %':>8}{'B %':>8}{'B - A':>9}   {share + ' interval':<20}{'p':>8}   is it real?",
     ]
     few = comparison["identities"] < ENOUGH_PEOPLE
@@ -119,21 +131,33 @@ def _evaluation_file(path: Path) -> Path:
     return file
 
 
-def _queries(file: Path, evaluation: dict[str, Any], reranked: bool) -> QueryFigures:
+def _part(evaluation: dict[str, Any], reranked: bool, fusion: FusionMode | None) -> Any:
+    """What an evaluation says of the search that is compared; anything where it is none of ours."""
+    if fusion is None:
+        return evaluation.get(RERANKED if reranked else PLAIN)
+    found: Any = evaluation.get("fusion")
+    for name in ("rows", fusion):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _queries(file: Path, path: Path, part: Any, remedy: str) -> QueryFigures:
     """The figures of each query, which must be those that the evaluation was written with."""
-    path = queries_file(file, reranked=reranked)
-    remedy = "evaluate again with --rerank" if reranked else "evaluate again"
     if not path.is_file():
         raise InputError(f"{path}, the figures of each query, is not there; {remedy}.")
-    part = evaluation.get(RERANKED if reranked else PLAIN)
     if not isinstance(part, dict) or part.get("queries_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise InputError(f"{path} does not belong to {file}, which was written with other figures; {remedy}.")
     return QueryFigures.read(path)
 
 
-def _search_differences(evaluations: list[dict[str, Any]], part: str) -> list[str]:
+def _search_differences(
+    evaluations: list[dict[str, Any]], parts: list[dict[str, Any]], fusion: FusionMode | None
+) -> list[str]:
     """How two searches of the same test differ that may explain the difference."""
-    return [key for key in ("metric", "multi_query") if evaluations[0][part].get(key) != evaluations[1][part].get(key)]
+    found = [key for key in ("metric", "multi_query") if parts[0].get(key) != parts[1].get(key)]
+    if fusion is not None and evaluations[0]["fusion"].get("settings") != evaluations[1]["fusion"].get("settings"):
+        found.append("settings of fusion")
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -154,9 +178,9 @@ def _seed(evaluation: dict[str, Any]) -> int | None:
 
 
 def _require_same_test(
-    files: list[Path], evaluations: list[dict[str, Any]], figures: list[QueryFigures], part: str
+    files: list[Path], evaluations: list[dict[str, Any]], figures: list[QueryFigures], parts: list[dict[str, Any]]
 ) -> None:
-    kinds = [evaluation[part].get("average_precision") for evaluation in evaluations]
+    kinds = [part.get("average_precision") for part in parts]
     if kinds[0] != kinds[1]:
         raise InputError(
             f"{files[0]} has the average precision {shown(kinds[0])} and {files[1]} {shown(kinds[1])}, which are two "

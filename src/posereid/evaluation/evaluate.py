@@ -1,8 +1,8 @@
 """A run, or features from elsewhere, on a test set: how well people are found, how good generated pictures are."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,25 @@ import numpy as np
 import torch
 
 import posereid
-from posereid.config import EvaluationRecipe
+from posereid.config import EvaluationRecipe, FusionMode
 from posereid.data.crops import Crop, CropTable
 from posereid.data.layouts import load_crops
 from posereid.embedder import Embedder
 from posereid.errors import InputError
-from posereid.evaluation.bootstrap import clustered_mean
 from posereid.evaluation.embeddings import Embeddings, pool_queries, read_embeddings
+from posereid.evaluation.fused_search import (
+    FusionNetworks,
+    SideParts,
+    fusion_figures,
+    holds,
+    load_networks,
+    with_controls,
+)
 from posereid.evaluation.generator_quality import MEASURES, ImageQuality, has_pose_pairs, measure_generator
 from posereid.evaluation.learned_metrics import find_learned_metrics
+from posereid.evaluation.plain_figures import quality_intervals, verification_figures
 from posereid.evaluation.search import Search
-from posereid.evaluation.verification import OperatingPoint, VerificationResult
+from posereid.evaluation.verification import VerificationResult
 from posereid.features import embed_crops, read_image_folder
 from posereid.training.checkpoint import (
     Checkpoint,
@@ -34,6 +42,9 @@ from posereid.training.devices import pick_device
 
 SCHEMA = 2
 
+FEATURES_FOLDER = "features"
+"""Where a run's folder keeps embeddings for the next evaluation."""
+
 MULTI_QUERY_FOLDER = "gt_bbox"
 """Where Market-1501 keeps more crops of the queries' people, for multi-query search."""
 
@@ -44,7 +55,7 @@ class Evaluation:
 
     ``search`` and ``reranked`` are None where there was nothing to search with, or re-ranking was not asked for;
     ``verification`` where there is no search; ``quality`` where there was no generator or no test pair. ``crops`` are
-    None for features from elsewhere.
+    None for features from elsewhere. ``fused`` holds the searches in the fusion modes that were asked for.
     """
 
     figures: dict[str, Any]
@@ -53,6 +64,7 @@ class Evaluation:
     reranked: Search | None = None
     verification: VerificationResult | None = None
     quality: ImageQuality | None = None
+    fused: Mapping[FusionMode, Search] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -74,6 +86,10 @@ def evaluate_run(
     crops: CropTable | None = None,
     judge: Path | None = None,
     pose_estimator: Path | None = None,
+    fusion: Sequence[FusionMode] = (),
+    generator_run: Path | None = None,
+    cache: Path | None = None,
+    keep_drawings: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate what a run trained: its embedder by search, its generator by image quality.
@@ -81,7 +97,10 @@ def evaluate_run(
     ``settings`` replace the run's own, ``root`` is another data set than its own, ``crops`` one that has been read
     already. ``judge`` is a run whose embedder says whether generated pictures keep their identity (the run's own
     embedder otherwise, which learned together with them), ``pose_estimator`` one that finds their joints; without it
-    PCKh is not measured. Raises InputError.
+    PCKh is not measured. ``fusion`` are modes in which to search too, with off and flip beside them as controls;
+    ``generator_run`` is the run that draws for them (the run itself otherwise), ``cache`` the folder in which their
+    embeddings are kept (otherwise ``features`` in the run's folder), the drawn pictures too with ``keep_drawings``.
+    Raises InputError.
     """
     checkpoint = latest_checkpoint(run)
     recipe = checkpoint.recipe
@@ -90,8 +109,8 @@ def evaluate_run(
     device = pick_device(recipe.runtime)
     # All that is asked for is loaded first: a wrong path must not end a long evaluation.
     judging = latest_checkpoint(judge) if judge else checkpoint
-    embedder = load_embedder(checkpoint.folder, device) if _holds(checkpoint, "embedder") else None
-    generator = load_generator(checkpoint.folder, device) if _holds(checkpoint, "generator") else None
+    embedder = load_embedder(checkpoint.folder, device) if holds(checkpoint, "embedder") else None
+    generator = load_generator(checkpoint.folder, device) if holds(checkpoint, "generator") else None
     if embedder is None and generator is None:
         raise InputError(
             f"{run} has neither an embedder nor a generator to evaluate; give a run of train or train-reid."
@@ -100,6 +119,7 @@ def evaluate_run(
         raise InputError(
             f"{run} has no generator, whose pictures --judge and --pose-estimator look at; leave them out."
         )
+    networks = load_networks(run, checkpoint, fusion, generator_run, settings.fusion, device)
     judging_embedder = load_embedder(judging.folder, device) if judge or embedder is not None else None
     estimator = load_pose_estimator(pose_estimator, device) if pose_estimator else None
     figures = {
@@ -119,7 +139,19 @@ def evaluate_run(
         **_circumstances(settings, str(device)),
     }
     evaluation = Evaluation(figures, crops)
-    if embedder is not None:
+    if networks is not None:
+        parts = SideParts.of(
+            networks,
+            crops,
+            _more_queries(crops, settings),
+            settings.fusion,
+            cache=cache or run / FEATURES_FOLDER,
+            keep_drawings=keep_drawings,
+            progress=progress,
+        )
+        evaluation = _searched(evaluation, *parts.sides("off", settings), settings, device=device, progress=progress)
+        evaluation = _fused(evaluation, parts, networks, fusion, settings, device)
+    elif embedder is not None:
         query, gallery = embed_test(embedder, crops, settings, progress=progress)
         evaluation = _searched(evaluation, query, gallery, settings, device=device, progress=progress)
     if generator is None:
@@ -145,11 +177,11 @@ def evaluate_run(
         "identity_judged_by": judge.name if judge else "the run's own embedder, trained together with the generator",
         "joints_found_by": pose_estimator.name if pose_estimator else None,
         "scores": quality.scores(),
-        "intervals": _quality_intervals(quality, settings),
+        "intervals": quality_intervals(quality, settings),
         "recipes": {measure: MEASURES[measure].recipe for measure in quality.scores()},
         "not_measured": dict(quality.not_measured),
     }
-    return Evaluation(figures, crops, evaluation.search, evaluation.reranked, evaluation.verification, quality)
+    return replace(evaluation, quality=quality)
 
 
 def evaluate_features(
@@ -180,7 +212,7 @@ def embed_test(
     for name, split in (("query", crops.query), ("gallery", crops.gallery)):
         if not len(split):
             raise InputError(f"{crops.root} has no {name} crops; evaluation needs both query and gallery.")
-    more = _more_queries(crops) if settings.multi_query != "none" else crops.with_crops(())
+    more = _more_queries(crops, settings)
     wanted: list[Crop] = [*crops.query, *crops.gallery, *more]
     features = embed_crops(embedder, wanted, batch_size=settings.batch_size, progress=progress)
     ends = np.cumsum([len(crops.query), len(crops.gallery)])
@@ -191,10 +223,10 @@ def embed_test(
     return queries, Embeddings.of(gallery, crops.gallery)
 
 
-def _more_queries(crops: CropTable) -> CropTable:
-    """Crops beside the set that show a query's person in the query's camera."""
+def _more_queries(crops: CropTable, settings: EvaluationRecipe) -> CropTable:
+    """Crops beside the set that show a query's person in the query's camera, for multi-query search."""
     folder = crops.root / MULTI_QUERY_FOLDER
-    if not folder.is_dir():
+    if settings.multi_query == "none" or not folder.is_dir():
         return crops.with_crops(())
     asked = {(crop.identity, crop.camera) for crop in crops.query}
     queries = set(crops.query.names)
@@ -227,11 +259,34 @@ def _searched(
         }
     try:
         verification = search.verify(settings, progress=progress)
-        figures["verification"] = _verification_figures(verification)
+        figures["verification"] = verification_figures(verification)
     except InputError as error:  # one person alone can be ranked, but nobody is there to be mistaken for
         verification = None
         figures["verification_note"] = str(error)
     return Evaluation(figures, evaluation.crops, search, reranked, verification)
+
+
+def _fused(
+    evaluation: Evaluation,
+    parts: SideParts,
+    networks: FusionNetworks,
+    modes: Sequence[FusionMode],
+    settings: EvaluationRecipe,
+    device: torch.device,
+) -> Evaluation:
+    """The evaluation with the searches in the modes and their controls; its plain one is the mode off."""
+    assert evaluation.search is not None
+    fused = {
+        mode: evaluation.search if mode == "off" else parts.search(mode, settings, device=device)
+        for mode in with_controls(modes)
+    }
+    evaluation.figures["fusion"] = {
+        "settings": settings.fusion.model_dump(mode="json"),
+        "generator": networks.generator_run,
+        "poses": [name for name, _ in networks.poses],
+        "rows": fusion_figures(parts, fused, settings),
+    }
+    return replace(evaluation, fused=fused)
 
 
 def _circumstances(settings: EvaluationRecipe, device: str) -> dict[str, Any]:
@@ -253,52 +308,3 @@ def _read_crops(checkpoint: Checkpoint, run: Path, root: Path | None) -> CropTab
     if data.root is None:
         raise InputError(f"{run} does not say which data set it was trained on; give --root FOLDER.")
     return load_crops(data.root, data.layout, data.keypoints)
-
-
-def _holds(checkpoint: Checkpoint, part: str) -> bool:
-    return (checkpoint.folder / f"{part}.safetensors").is_file()
-
-
-def _verification_figures(result: VerificationResult) -> dict[str, Any]:
-    return {
-        "genuine_pairs": result.genuine_pairs,
-        "impostor_pairs": result.impostor_pairs,
-        "area_under_curve": result.area_under_curve,
-        "equal_error_rate": result.equal_error_rate,
-        "equal_error_threshold": result.equal_error_threshold,
-        "operating_points": [_point_figures(point) for point in result.operating_points],
-    }
-
-
-def _point_figures(point: OperatingPoint) -> dict[str, Any]:
-    """One operating point as plain data; JSON knows neither NaN nor infinity."""
-
-    def plain(value: float) -> float | None:
-        return value if np.isfinite(value) else None
-
-    numbers = ("stated_false_match_rate", "threshold", "false_match_rate", "true_match_rate")
-    intervals = ("threshold_interval", "false_match_rate_interval", "true_match_rate_interval")
-    return {
-        **{name: plain(getattr(point, name)) for name in numbers},
-        **{name: [plain(bound) for bound in getattr(point, name)] for name in intervals},
-        "supported": point.supported,
-        "note": point.note,
-    }
-
-
-def _quality_intervals(quality: ImageQuality, settings: EvaluationRecipe) -> dict[str, dict[str, list[float]]]:
-    """Measure → region → interval of the generated pictures' mean, over the identities of the pairs."""
-    intervals: dict[str, dict[str, list[float]]] = {}
-    for measure, answers in quality.per_pair.items():
-        for region, values in answers["generated"].items():
-            if np.isnan(values).all() or len(np.unique(quality.identities)) < 2:
-                continue
-            found = clustered_mean(
-                values,
-                quality.identities,
-                confidence=settings.confidence,
-                resamples=settings.resamples,
-                seed=settings.resampling_seed,
-            )
-            intervals.setdefault(measure, {})[region] = [round(found.low, 4), round(found.high, 4)]
-    return intervals

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE
+from posereid.evaluation.fused_table import fusion_lines
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.picture_measures import ANSWERS, FOREGROUND, IMAGE, MEASURES
 
@@ -13,7 +14,13 @@ _LABEL_WIDTH = 36
 def evaluation_table(figures: Mapping[str, Any]) -> str:
     """The figures of :class:`~posereid.evaluation.evaluate.Evaluation` as text."""
     return "\n".join(
-        [*_data_lines(figures), *_search_lines(figures), *_verification_lines(figures), *_generator_lines(figures)]
+        [
+            *_data_lines(figures),
+            *_search_lines(figures),
+            *_fusion_lines(figures),
+            *_verification_lines(figures),
+            *_generator_lines(figures),
+        ]
     )
 
 
@@ -40,6 +47,11 @@ def _search_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {'rank-1 of a random order':<{_LABEL_WIDTH}}{reid['chance_rank1']:8.2f} %"
         if reid["query_identities"] < ENOUGH_PEOPLE:
             yield f"  Intervals over fewer than {ENOUGH_PEOPLE} people are too narrow; do not rely on them."
+
+
+def _fusion_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    if fusion := figures.get("fusion"):
+        yield from fusion_lines(fusion, figures["confidence"])
 
 
 def _verification_lines(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from posereid.data.sampling import QuartetSampler, require_divisible
 from posereid.errors import InputError
 from posereid.losses import identity_loss, quartet_loss, weighted_sum
 from posereid.messages import complaint
-from posereid.training.checkpoint import latest_checkpoint, load_weights, new_embedder
+from posereid.training.checkpoint import Checkpoint, latest_checkpoint, load_weights, new_embedder
 from posereid.training.loop import Job, StepReport, open_run
 from posereid.training.networks import Networks, set_up, update
 
@@ -59,7 +59,7 @@ def train_reid(
         raise InputError("--start and --resume exclude each other: a resumed run goes on from its own weights.")
     with open_run(out, recipe, "reid", train, resume=resume) as run:
         torch.manual_seed(recipe.seed)
-        loaded = run.checkpoint or (latest_checkpoint(start) if start else None)
+        loaded = run.checkpoint or (_start_from(start, recipe, train) if start else None)
         embedder = new_embedder(recipe, len(labels), pretrained=False if loaded else None)
         if loaded and not run.checkpoint:
             load_weights(embedder, loaded.folder / "embedder.safetensors")
@@ -82,6 +82,19 @@ def train_reid(
             progress=progress,
         )
     return out
+
+
+def _start_from(start: Path, recipe: Recipe, train: CropTable) -> Checkpoint:
+    """The checkpoint to begin from. Raises InputError for one that saw people whom this run holds out."""
+    checkpoint = latest_checkpoint(start)
+    strangers = set(checkpoint.identities) - {crop.identity for crop in train}
+    if recipe.data.validation_share and strangers:
+        raise InputError(
+            f"{start} was trained on {len(strangers)} identities that this run does not train on, for example "
+            f"{min(strangers)}, and data.validation_share is {recipe.data.validation_share:g}: it would bring along "
+            "what it learnt of people who are held out; start from a run of the same share."
+        )
+    return checkpoint
 
 
 def _require_possible_warmup(settings: ReidRecipe) -> None:
