@@ -39,21 +39,21 @@ from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
 from posereid.data.validation import validation_search, without_validation
 from posereid.errors import InputError
-from posereid.evaluation.embeddings import Embeddings
 from posereid.evaluation.evaluate import versions
+from posereid.evaluation.fused_search import SideParts, load_networks
 from posereid.evaluation.fusion_choice import tune_fusion
-from posereid.evaluation.search import Search
 from posereid.evaluation.seeds import mean_over_seeds
 from posereid.files import write_atomically
-from posereid.fusion import EmbeddingParts, canonical_targets, embed_parts, fuse_sides, mode_cost_ms, uses_poses
+from posereid.fusion import uses_poses
 from posereid.progress import progress_bar
-from posereid.training.checkpoint import latest_checkpoint, load_discriminator, load_embedder, load_generator
+from posereid.training.checkpoint import latest_checkpoint, load_generator
 from posereid.training.devices import pick_device, set_threads
 from posereid.training.joint import train_joint
 from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
 
 MODES: tuple[FusionMode, ...] = get_args(FusionMode)
+FIXED_MODE: FusionMode = "fusion+flip"
 FIXED_WEIGHTS = (0.1, 0.25, 0.5)
 """Weights that are tried on the test too, beside the chosen one, so that a choice of zero does not hide them."""
 
@@ -198,35 +198,13 @@ class Experiment:
             train_reid(recipe, crops, out, resume=(out / "recipe.yaml").exists(), progress=False)
         return out
 
-    def parts(self, run: Path, tables: Iterable[CropTable], fusion: FusionRecipe) -> list[EmbeddingParts]:
-        """What fusion fuses, of each table's crops, by the embedder of ``run``."""
+    def parts(self, run: Path, fusion: FusionRecipe) -> SideParts:
+        """What fusion fuses, of query and gallery, by the embedder of ``run``."""
         device = pick_device(self.recipe.runtime)
-        own, joint = latest_checkpoint(run), latest_checkpoint(self.joint)
-        embedder = load_embedder(own.folder, device)
-        generator = load_generator(joint.folder, device)
-        poses = [pose for _, pose in canonical_targets(fusion, generator.crop_size)]
-        return [
-            embed_parts(
-                embedder,
-                table,
-                embedder_digest=own.digest("embedder"),
-                generator=generator,
-                generator_digest=joint.digest("generator"),
-                discriminator=load_discriminator(joint.folder, "appearance", device),
-                discriminator_digest=joint.digest("appearance_discriminator"),
-                poses=poses,
-                cache=self.cache,
-                keep_drawings=True,
-            )
-            for table in tables
-        ]
-
-    def search(self, table: CropTable, parts: list[EmbeddingParts], mode: FusionMode, fusion: FusionRecipe) -> Search:
-        """Query and gallery of ``table`` fused and searched."""
-        query, gallery = fuse_sides(*parts, mode, fusion, poses=fusion.poses if uses_poses(mode) else None)
-        return Search.of(
-            Embeddings.of(query, table.query), Embeddings.of(gallery, table.gallery), self.recipe.evaluation
-        )
+        networks = load_networks(run, latest_checkpoint(run), ("all",), self.joint, fusion, device)
+        assert networks is not None
+        none = self.crops.with_crops(())
+        return SideParts.of(networks, self.crops, none, fusion, cache=self.cache, keep_drawings=True)
 
     def grid(self, run: Path) -> list[dict[str, Any]]:
         """mAP on the held-out identities for every setting of fusion, smallest weight and fewest poses first."""
@@ -251,21 +229,19 @@ class Experiment:
         path = self.run(arm, seed) / "search.npz"
         if path.exists():
             return
-        table = self.crops
-        settings = {mode: (mode, fusion) for mode in MODES}
+        settings = {str(mode): (mode, fusion) for mode in MODES}
         if arm == "real":
-            fixed = {f"weight {w:g}": ("fusion+flip", FusionRecipe(weight=w)) for w in FIXED_WEIGHTS}
-            settings |= fixed  # type: ignore[arg-type]
-            fusion = FusionRecipe()
-        parts = self.parts(self.run(arm, seed), (table.query, table.gallery), fusion)
-        arrays: dict[str, npt.NDArray] = {"identities": table.query.identities}
+            settings |= {f"weight {w:g}": (FIXED_MODE, FusionRecipe(weight=w)) for w in FIXED_WEIGHTS}
+            fusion = fusion.changed(poses=FusionRecipe().poses)
+        parts = self.parts(self.run(arm, seed), fusion)
+        arrays: dict[str, npt.NDArray] = {"identities": self.crops.query.identities}
         for name, (mode, chosen) in settings.items():
-            result = self.search(table, parts, mode, chosen).result
+            evaluation = self.recipe.evaluation.changed(fusion=chosen)
+            poses = chosen.poses if uses_poses(mode) else None
+            result = parts.search(mode, evaluation, poses=poses).result
             found = np.where(result.first_hit_ranks > 0, result.first_hit_ranks == 1, np.nan)
             arrays[f"{name}/rank1"] = found.astype(np.float64)
             arrays[f"{name}/mAP"] = np.asarray(result.average_precisions, np.float64)
-        costs = {mode: mode_cost_ms(parts[-1].costs, mode) for mode in MODES}
-        write_atomically(self.run(arm, seed) / "costs.json", json.dumps(costs))
         write_arrays(path, arrays)
 
 
@@ -437,7 +413,6 @@ def main() -> None:
     experiment.evaluate("real", seeds[0], chosen)
     # Seed by seed, so that what there is when it is stopped is as even as can be.
     spread(experiment, [(arm, seed) for seed in seeds for arm in arms], chosen, arguments.jobs)
-    costs = json.loads((experiment.run("real", seeds[0]) / "costs.json").read_text(encoding="utf-8"))
     table = experiment.crops
     results = {
         "command": " ".join(["python", *sys.argv]),
@@ -460,7 +435,6 @@ def main() -> None:
         },
         "sets": set_facts(experiment),
         "fusion": {"chosen": chosen.model_dump(include={"weight", "poses", "by_realism"}), "validation": grid},
-        "cost_ms_per_crop": costs,
         "arms": summarise(experiment, arms, seeds),
     }
     write_atomically(experiment.out / "results.json", json.dumps(results, indent=1) + "\n")

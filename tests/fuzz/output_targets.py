@@ -1,4 +1,4 @@
-"""Targets for what runs, evaluations and other frameworks leave: test pairs, features, figures, checkpoints."""
+"""Targets for what runs, evaluations and other frameworks leave: generated sets, features, figures, checkpoints."""
 
 import hashlib
 import io
@@ -16,6 +16,7 @@ from safetensors.torch import save
 from target import MEMORY, NAMES, Target, encoded, file_named, poses
 from torch import nn
 
+from posereid.augmentation.sets import ManifestRow, check_generated_set, manifest_text, read_set
 from posereid.config import EvaluationRecipe, Recipe
 from posereid.data.crops import Crop
 from posereid.errors import InputError
@@ -206,11 +207,55 @@ def _read_weights(folder: Path) -> None:
         assert value.isfinite().all(), name
 
 
+# --- generated sets ----------------------------------------------------------------------------------------
+
+_DRAWN = ManifestRow("2_p1.jpg", NAMES[0], NAMES[2], 2, 1, "f" * 64)
+_FILTERED = ManifestRow("2_p2.jpg", NAMES[0], NAMES[1], 2, 1, "f" * 64, 0.25, 0.5, 1e-3, "2_p1.jpg", "identity; pose")
+_SET_FIELDS = {"source_root": "set", "checkpoint": "f" * 64, "seed": 0, "drawn": 1}
+
+
+def _generated_set(name: str) -> Callable[[bytes, Path], Path]:
+    """A generated set of one crop, whose file ``name`` holds the bytes."""
+
+    def prepare(content: bytes, home: Path) -> Path:
+        (home / "bounding_box_train").mkdir()
+        (home / "bounding_box_train" / _DRAWN.name).touch()
+        (home / "manifest.csv").write_text(manifest_text([_DRAWN, _FILTERED]))
+        (home / name).write_bytes(content)
+        return home
+
+    return prepare
+
+
+def _read_generated_set(folder: Path) -> None:
+    rows = check_generated_set(folder)
+    assert {row.name for row in rows if not row.dropped} == {_DRAWN.name}
+    info = read_set(folder) if (folder / "set.json").is_file() else None
+    assert info is None or {row.checkpoint for row in rows} == {info.checkpoint}
+
+
 # --- all of them -------------------------------------------------------------------------------------------
 
 _FEATURE_FILES = [(save, sides) for save in (np.savez, np.savez_compressed) for sides in (True, False)]
 
 OUTPUT_TARGETS = (
+    Target(
+        "generated_manifest",
+        _generated_set("manifest.csv"),
+        _read_generated_set,
+        lambda: [manifest_text([_DRAWN, _FILTERED]).encode()],
+        mutations.table_variant,
+    ),
+    Target(
+        "set_json",
+        _generated_set("set.json"),
+        _read_generated_set,
+        lambda: encoded(
+            json.dumps(_SET_FIELDS),
+            json.dumps(_SET_FIELDS | {"schema_version": 1, "recipe": {"height": 64}, "filtering": {"kept": 1}}),
+        ),
+        mutations.json_variant,
+    ),
     Target(
         "pairs",
         file_named("pairs.csv"),
