@@ -64,7 +64,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         ),
         "search": markdown(
             [
-                "search, networks trained on real crops only",
+                "trained on real crops only",
                 "rank-1",
                 "mAP",
                 "rank-1 − flip",
