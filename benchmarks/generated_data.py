@@ -21,19 +21,29 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from posereid.augmentation.drawing import augment
+from posereid.augmentation.drawing import augment, draw
 from posereid.augmentation.filters import filter_set
-from posereid.augmentation.sets import read_manifest, with_generated
+from posereid.augmentation.sets import read_manifest, read_set, with_generated
 from posereid.augmentation.true_renders import write_true_renders
-from posereid.config import FilteringRecipe, FusionMode, FusionRecipe, Recipe, read_recipe, write_recipe
+from posereid.config import (
+    AugmentationRecipe,
+    FilteringRecipe,
+    FusionMode,
+    FusionRecipe,
+    Recipe,
+    read_recipe,
+    write_recipe,
+)
+from posereid.data.batches import CropImages, to_float
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
@@ -46,7 +56,7 @@ from posereid.evaluation.seeds import mean_over_seeds
 from posereid.files import write_atomically
 from posereid.fusion import uses_poses
 from posereid.progress import progress_bar
-from posereid.training.checkpoint import latest_checkpoint, load_generator
+from posereid.training.checkpoint import latest_checkpoint, load_embedder, load_generator
 from posereid.training.devices import pick_device, set_threads
 from posereid.training.joint import train_joint
 from posereid.training.pose import train_pose_estimator
@@ -54,6 +64,8 @@ from posereid.training.reid import train_reid
 
 MODES: tuple[FusionMode, ...] = get_args(FusionMode)
 FIXED_MODE: FusionMode = "fusion+flip"
+MOST_POSES = 8
+OWN_POSE = "own pose"
 FIXED_WEIGHTS = (0.1, 0.25, 0.5)
 """Weights that are tried on the test too, beside the chosen one, so that a choice of zero does not hide them."""
 
@@ -67,6 +79,14 @@ class Arm:
     reid: Mapping[str, Any] = field(default_factory=dict)
 
 
+PAPER: dict[str, Any] = {
+    "generated_labels": "source",
+    "generated_in_quartets": True,
+    "generated_share": None,
+    "generated_warmup": 0,
+}
+"""What every arm departs from, whatever the defaults are."""
+
 ARMS = {
     "real": Arm("real crops only"),
     "generated": Arm("+ generated (the paper's way)", "random"),
@@ -78,14 +98,16 @@ ARMS = {
     "share": Arm("+ generated, a quarter of each batch", "random", {"generated_share": 0.25}),
     "warm-up": Arm("+ generated, alone for the first 3 epochs", "random", {"generated_warmup": 3}),
     "filter-identity": Arm("+ generated, filter: identity", "filter-identity"),
-    "filter-pose": Arm("+ generated, filter: pose (keypoint error)", "filter-pose"),
+    "filter-pose": Arm("+ generated, filter: pose (D_P)", "filter-pose"),
+    "filter-keypoints": Arm("+ generated, filter: pose (keypoint error)", "filter-keypoints"),
     "filter-realism": Arm("+ generated, filter: realism (D_I)", "filter-realism"),
     "true": Arm("+ true renders of the same poses (ceiling)", "true"),
 }
 FILTERS = {
-    "filter-identity": FilteringRecipe(identity=0.5),
-    "filter-pose": FilteringRecipe(pose=0.5, pose_by="keypoints"),
-    "filter-realism": FilteringRecipe(realism=0.5),
+    "filter-identity": FilteringRecipe(identity=0.5, pose=1, realism=1),
+    "filter-pose": FilteringRecipe(identity=1, pose=0.5, pose_by="discriminator", realism=1),
+    "filter-keypoints": FilteringRecipe(identity=1, pose=0.5, pose_by="keypoints", realism=1),
+    "filter-realism": FilteringRecipe(identity=1, pose=1, realism=0.5),
 }
 """Each keeps the better half of twice as many crops, so that every arm adds equally many."""
 
@@ -138,26 +160,33 @@ class Experiment:
 
     def prepare(self) -> None:
         """The generator and the sets that it draws."""
-        if not self.joint.exists() or latest_step(self.joint) < steps_of(self.recipe):
-            train_joint(self.recipe, self.crops, self.joint, resume=(self.joint / "recipe.yaml").exists())
+        train_joint(self.recipe, self.crops, self.joint, resume=begun(self.joint))
+        train_pose_estimator(self.exact, self.crops, self.estimator, resume=begun(self.estimator))
         checkpoint = latest_checkpoint(self.joint)
-        wanted = {"random": {}, "clusters": {"target_poses": "clusters"}, "gaps": {"target_poses": "gaps"}}
-        wanted["twice"] = {"poses_per_crop": 2 * self.recipe.augmentation.poses_per_crop}
         generator = load_generator(checkpoint.folder, pick_device(self.recipe.runtime))
-        for name, changes in wanted.items():
+        for name, settings in self.drawn.items():
             if not self.set(name).exists():
                 augment(
                     generator,
                     self.crops,
                     self.set(name),
-                    self.recipe.augmentation.changed(**changes),
+                    settings,
                     seed=self.recipe.seed,
                     checkpoint=checkpoint.digest("generator"),
                 )
         if self.is_synthetic and not self.set("true").exists():
-            write_true_renders(self.crops, self.set("true"), self.recipe.augmentation, seed=self.recipe.seed)
-        if not self.estimator.exists():
-            train_pose_estimator(self.exact, self.crops, self.estimator)
+            write_true_renders(self.crops, self.set("true"), self.drawn["random"], seed=self.recipe.seed)
+
+    @property
+    def drawn(self) -> dict[str, AugmentationRecipe]:
+        """The sets that the generator draws; ``twice`` is what filters choose from."""
+        plain = self.recipe.augmentation.changed(target_poses="random")
+        return {
+            "random": plain,
+            "clusters": plain.changed(target_poses="clusters"),
+            "gaps": plain.changed(target_poses="gaps"),
+            "twice": plain.changed(poses_per_crop=2 * plain.poses_per_crop),
+        }
 
     def filter(self, judge: Path) -> None:
         """The filtered sets; ``judge`` is a run that saw real crops only."""
@@ -192,10 +221,9 @@ class Experiment:
         if settings.generated:
             crops = with_generated(crops, load_crops(self.set(settings.generated)))
         exact = self.exact
-        recipe = exact.model_copy(update={"seed": seed, "reid": exact.reid.changed(**settings.reid)})
+        recipe = exact.model_copy(update={"seed": seed, "reid": exact.reid.changed(**PAPER | dict(settings.reid))})
         out = self.run(arm, seed)
-        if not out.exists() or latest_step(out) < reid_steps(recipe):
-            train_reid(recipe, crops, out, resume=(out / "recipe.yaml").exists(), progress=False)
+        train_reid(recipe, crops, out, resume=begun(out), progress=False)
         return out
 
     def parts(self, run: Path, fusion: FusionRecipe) -> SideParts:
@@ -206,11 +234,37 @@ class Experiment:
         none = self.crops.with_crops(())
         return SideParts.of(networks, self.crops, none, fusion, cache=self.cache, keep_drawings=True)
 
+    def in_own_pose(self, run: Path, parts: SideParts) -> SideParts:
+        """The same parts, but each crop drawn in the pose that it has: what redrawing gains without a new pose."""
+        device = pick_device(self.recipe.runtime)
+        generator = load_generator(latest_checkpoint(self.joint).folder, device)
+        embedder = load_embedder(latest_checkpoint(run).folder, device)
+        sides = []
+        for side, table in ((parts.queries, self.crops.query), (parts.gallery, self.crops.gallery)):
+            images = CropImages(table, *generator.crop_size)
+            posed, mirrored = (np.zeros((len(table), 1, side.own.shape[1]), np.float32) for _ in range(2))
+            drawable = np.flatnonzero(side.has_pose)
+            for batch in (drawable[start : start + 64] for start in range(0, len(drawable), 64)):
+                joints = [images.joints(position) for position in batch]
+                drawn = draw(generator, images.images(batch), joints, joints).to(device)
+                with torch.no_grad():
+                    posed[batch, 0] = embedder.embed(to_float(drawn)).cpu().numpy()
+                    mirrored[batch, 0] = embedder.embed(to_float(drawn.flip(-1))).cpu().numpy()
+            sides.append(replace(side, posed=posed, posed_flipped=mirrored, realism=np.ones_like(posed[..., 0])))
+        return replace(parts, queries=sides[0], gallery=sides[1])
+
     def grid(self, run: Path) -> list[dict[str, Any]]:
         """mAP on the held-out identities for every setting of fusion, smallest weight and fewest poses first."""
         path = run / "validation.json"
         if not path.exists():
-            choice = tune_fusion(run, self.joint, settings=self.recipe.evaluation, cache=self.cache, keep_drawings=True)
+            choice = tune_fusion(
+                run,
+                self.joint,
+                settings=self.recipe.evaluation,
+                most_poses=MOST_POSES,
+                cache=self.cache,
+                keep_drawings=True,
+            )
             points = sorted(choice.grid, key=lambda point: (point.weight, point.poses, point.by_realism))
             rows = [
                 {
@@ -225,52 +279,51 @@ class Experiment:
         return json.loads(path.read_text(encoding="utf-8"))
 
     def evaluate(self, arm: str, seed: int, fusion: FusionRecipe) -> None:
-        """Write each query's rank-1 and average precision under each mode beside the run."""
+        """Write each query's rank-1 and average precision under each mode beside the run, once for these settings."""
         path = self.run(arm, seed) / "search.npz"
-        if path.exists():
-            return
-        settings = {str(mode): (mode, fusion) for mode in MODES}
+        most = fusion.changed(poses=MOST_POSES) if arm == "real" else fusion
+        rows: dict[str, tuple[FusionMode, FusionRecipe]] = {str(mode): (mode, fusion) for mode in MODES}
         if arm == "real":
-            settings |= {f"weight {w:g}": (FIXED_MODE, FusionRecipe(weight=w)) for w in FIXED_WEIGHTS}
-            fusion = fusion.changed(poses=FusionRecipe().poses)
-        parts = self.parts(self.run(arm, seed), fusion)
-        arrays: dict[str, npt.NDArray] = {"identities": self.crops.query.identities}
-        for name, (mode, chosen) in settings.items():
-            evaluation = self.recipe.evaluation.changed(fusion=chosen)
-            poses = chosen.poses if uses_poses(mode) else None
-            result = parts.search(mode, evaluation, poses=poses).result
+            rows |= {f"weight {weight:g}": (FIXED_MODE, most.changed(weight=weight)) for weight in FIXED_WEIGHTS}
+            rows[OWN_POSE] = (FIXED_MODE, fusion.changed(poses=1, by_realism=False))
+        settings = json.dumps({name: (mode, chosen.model_dump(mode="json")) for name, (mode, chosen) in rows.items()})
+        if path.exists() and str(np.load(path)["settings"]) == settings:
+            return
+        parts = self.parts(self.run(arm, seed), most)
+        redrawn = self.in_own_pose(self.run(arm, seed), parts) if arm == "real" else parts
+        arrays: dict[str, npt.NDArray] = {
+            "identities": self.crops.query.identities,
+            "settings": np.array(settings),
+        }
+        for name, (mode, chosen) in rows.items():
+            result = (
+                (redrawn if name == OWN_POSE else parts)
+                .search(
+                    mode,
+                    self.recipe.evaluation.changed(fusion=chosen),
+                    poses=chosen.poses if uses_poses(mode) else None,
+                )
+                .result
+            )
             found = np.where(result.first_hit_ranks > 0, result.first_hit_ranks == 1, np.nan)
             arrays[f"{name}/rank1"] = found.astype(np.float64)
             arrays[f"{name}/mAP"] = np.asarray(result.average_precisions, np.float64)
         write_arrays(path, arrays)
 
 
-def choose(grids: list[list[dict[str, Any]]]) -> tuple[FusionRecipe, list[dict[str, Any]]]:
+def choose(fusion: FusionRecipe, grids: list[list[dict[str, Any]]]) -> tuple[FusionRecipe, list[dict[str, Any]]]:
     """The setting of the best mean mAP over the networks' grids, the first of equals, and all with their means."""
     rows = [
         {**same[0], "mAP": float(np.mean([row["mAP"] for row in same])), "seeds": [row["mAP"] for row in same]}
         for same in zip(*grids, strict=True)
     ]
     best = max(rows, key=lambda row: row["mAP"])
-    return FusionRecipe(**{name: best[name] for name in ("weight", "poses", "by_realism")}), rows
+    return fusion.changed(**{name: best[name] for name in ("weight", "poses", "by_realism")}), rows
 
 
-def latest_step(run: Path) -> int:
-    """The step of a run's newest checkpoint; 0 without any."""
-    try:
-        return latest_checkpoint(run).step
-    except InputError:
-        return 0
-
-
-def steps_of(recipe: Recipe) -> int:
-    """Steps of the joint training."""
-    return recipe.joint.epochs * max(1, recipe.joint.pairs_per_epoch // recipe.joint.batch_size)
-
-
-def reid_steps(recipe: Recipe) -> int:
-    """Steps of a re-ID training."""
-    return recipe.reid.epochs * max(1, recipe.reid.quartets_per_epoch // recipe.reid.quartets_per_batch)
+def begun(run: Path) -> bool:
+    """Whether a run is to be taken up; of a finished one that is nothing but a look at its checkpoint."""
+    return (run / "recipe.yaml").exists()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
@@ -346,13 +399,18 @@ def summarise(experiment: Experiment, arms: Iterable[str], seeds: list[int]) -> 
     return result
 
 
-def set_facts(experiment: Experiment) -> dict[str, list[int]]:
-    """Of each generated set: crops, crops that a filter left out, near duplicates."""
+def set_facts(experiment: Experiment) -> dict[str, dict[str, int | None]]:
+    """Of each generated set: crops, crops that a filter left out, and near duplicates where they were looked for."""
     found = {}
     for path in sorted((experiment.out / "sets").glob("*/set.json")):
         rows = read_manifest(path.parent)
         dropped, alike = (sum(bool(getattr(row, name)) for row in rows) for name in ("dropped", "near_duplicate_of"))
-        found[path.parent.name] = [len(rows) - dropped, dropped, alike]
+        filtered = bool(read_set(path.parent).filtering)
+        found[path.parent.name] = {
+            "crops": len(rows) - dropped,
+            "left_out": dropped if filtered else None,
+            "near_duplicates": alike if filtered else None,
+        }
     return found
 
 
@@ -401,7 +459,9 @@ def main() -> None:
     experiment.prepare()
     seeds = arguments.seeds
     spread(experiment, [("real", seed) for seed in seeds], None, arguments.jobs)
-    chosen, grid = choose([experiment.grid(experiment.run("real", seed)) for seed in seeds])
+    chosen, grid = choose(
+        experiment.recipe.evaluation.fusion, [experiment.grid(experiment.run("real", seed)) for seed in seeds]
+    )
     print(f"Chosen on the held-out identities: {chosen.poses} poses, weight {chosen.weight:g}.")
     arms = [arm for arm in ARMS if arm == "real" or arm in arguments.arms]
     if set(arms) & set(FILTERS):

@@ -85,7 +85,10 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         "validation": validation_table(results["fusion"]["validation"]),
         "sets": markdown(
             ["generated set", "crops", "left out", "near duplicates"],
-            ([name, *map(str, counts)] for name, counts in results["sets"].items()),
+            (
+                [name, *("–" if count is None else str(count) for count in counts.values())]
+                for name, counts in results["sets"].items()
+            ),
         ),
     }
     for figure, title in FIGURES.items():
@@ -105,7 +108,8 @@ def search_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     modes = results["arms"]["real"]["modes"]
     fixed = sorted((name for name in modes if name.startswith("weight ")), key=lambda name: float(name.split()[1]))
     rows = [(mode, modes[mode]) for mode in MODES]
-    return rows + [(f"fusion+flip, 8 poses, {name}", modes[name]) for name in fixed]
+    rows += [(f"fusion+flip, 8 poses, {name}", modes[name]) for name in fixed]
+    return [*rows, ("control: redrawn in the crop's own pose, as fusion+flip", modes["own pose"])]
 
 
 def validation_table(grid: list[dict[str, Any]]) -> str:
@@ -175,7 +179,8 @@ def filters_sheet(run: Path, *, columns: int = 12) -> bytes:
     lines, labels = [], []
     for title, name, score, sign in (
         ("identity", "filter-identity", "identity_distance", 1),
-        ("pose", "filter-pose", "pose_score", -1),
+        ("pose (D_P)", "filter-pose", "pose_score", -1),
+        ("pose (keypoints)", "filter-keypoints", "pose_score", -1),
         ("realism", "filter-realism", "realism", -1),
     ):
         folder = run / "sets" / "twice" / TRAIN_FOLDER

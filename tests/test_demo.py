@@ -34,6 +34,8 @@ def test_the_summary_holds_every_figure(demo: Path) -> None:
     assert set(scores["ssim"]) == set(ANSWERS) - {"target"}
     assert summary["generator"]["identity_judged_by"] == "reid-real"
     assert set(summary["comparison"]["differences"]) == set(HEADLINES)
+    assert set(summary["fusion"]) == {REID_RUNS["reid-real"], REID_RUNS["reid-generated"]}
+    assert all(list(fusion["rows"]) == ["off", "flip", "fusion+flip"] for fusion in summary["fusion"].values())
     assert all(seconds >= 0 for seconds in summary["seconds"].values())
     assert {"seed", "versions", "device"} <= set(summary)
 

@@ -18,7 +18,7 @@ import torch
 
 from posereid.augmentation.drawing import augment
 from posereid.augmentation.sets import with_generated
-from posereid.config import Recipe, bundled_recipes, read_recipe, write_recipe
+from posereid.config import FusionMode, Recipe, bundled_recipes, read_recipe, write_recipe
 from posereid.curves import read_log
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
@@ -26,7 +26,7 @@ from posereid.data.synthetic import synthesize
 from posereid.demo_report import write_demo_report
 from posereid.errors import InputError
 from posereid.evaluation.comparison import EVALUATION_FILE, compare, comparison_table
-from posereid.evaluation.evaluate import evaluate_run, versions
+from posereid.evaluation.evaluate import FEATURES_FOLDER, evaluate_run, versions
 from posereid.evaluation.tables import evaluation_table
 from posereid.evaluation_report import write_evaluation
 from posereid.files import require_free, write_atomically
@@ -50,6 +50,9 @@ REID_RUNS = {
     "reid-real": "real crops only",
     "reid-generated": "real and generated crops",
 }
+
+FUSION: tuple[FusionMode, ...] = ("fusion+flip",)
+"""How the re-ID networks search besides, with the controls that belong to it."""
 
 JUDGE = "reid-real"
 """The run that says whether generated pictures keep their identity: it never saw one."""
@@ -136,6 +139,8 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         work = partial(_evaluate, out / run, crops)
         if run == "joint":
             work = partial(work, judge=out / JUDGE, pose_estimator=estimator)
+        else:
+            work = partial(work, fusion=FUSION, generator_run=joint, cache=out / FEATURES_FOLDER)
         stages.run(f"evaluate, {name}", out / run / EVALUATION_FILE, work)
     evaluations = {run: _read_json(out / run / EVALUATION_FILE) for run in REID_RUNS}
     comparison = compare(out / "reid-real", out / "reid-generated")
@@ -148,6 +153,7 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
         recipe,
         generator_run=joint,
         search_run=out / JUDGE,
+        cache=out / FEATURES_FOLDER,
         logs=[out / run / LOG_FILE for run in REID_RUNS],
     )
     for run, evaluation in evaluations.items():
@@ -203,8 +209,8 @@ def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> 
     )
 
 
-def _evaluate(run: Path, crops: CropTable, *, judge: Path | None = None, pose_estimator: Path | None = None) -> None:
-    evaluation = evaluate_run(run, crops=crops, judge=judge, pose_estimator=pose_estimator, progress=True)
+def _evaluate(run: Path, crops: CropTable, **options: Any) -> None:
+    evaluation = evaluate_run(run, crops=crops, progress=True, **options)
     write_evaluation(evaluation, run / EVALUATION_FILE)
 
 
@@ -220,6 +226,7 @@ def _summary(recipe: Recipe, stages: Stages, evaluations: dict[str, Any]) -> dic
     return {
         "reid": {REID_RUNS[run]: evaluation["reid"] for run, evaluation in evaluations.items()},
         "verification": {REID_RUNS[run]: evaluation["verification"] for run, evaluation in evaluations.items()},
+        "fusion": {REID_RUNS[run]: found["fusion"] for run, found in evaluations.items() if "fusion" in found},
         "generator": evaluations["joint"]["generator"],
         "seconds": stages.seconds,
         "waiting_for_data": {

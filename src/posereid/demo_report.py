@@ -16,6 +16,7 @@ from posereid.curves import loss_curves
 from posereid.data.batches import CropImages, PosePairs, to_float
 from posereid.data.crops import Crop, CropTable
 from posereid.evaluation.evaluate import evaluate_run
+from posereid.evaluation.fused_table import headline_cells
 from posereid.evaluation.generator_quality import pick_test_pairs
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.search import Search
@@ -41,11 +42,13 @@ def write_demo_report(
     *,
     generator_run: Path,
     search_run: Path,
+    cache: Path,
     logs: Sequence[Path],
 ) -> Path:
     """Write one self-contained page about a demo and return its path; ``pictures`` beside it holds its pictures."""
     generator = load_generator(generator_run)
-    evaluation = evaluate_run(search_run, crops=crops)
+    modes = tuple(next(iter(summary["fusion"].values()))["rows"])
+    evaluation = evaluate_run(search_run, crops=crops, fusion=modes, generator_run=generator_run, cache=cache)
     assert evaluation.search is not None  # a re-ID run has an embedder
     scale = max(1, 192 // recipe.data.height)
     pairs, canonical = _pairs(generator, crops, scale), _canonical(generator, crops, scale)
@@ -73,7 +76,15 @@ def write_demo_report(
             "Rank-1 is the share of queries whose first answer is right; crops that the query's own camera took of "
             "the same person do not count. Intervals are over people; another training seed would move the figures, "
             "too, and that is not in them.",
-            tables=[_reid_table(summary["reid"]), _comparison_table(summary["comparison"])],
+            tables=[
+                _reid_table(summary["reid"]),
+                _comparison_table(summary["comparison"]),
+                *(
+                    Table(("trained on " + name, *header[1:]), rows)
+                    for name, fusion in summary["fusion"].items()
+                    for header, rows in (headline_cells(fusion),)
+                ),
+            ],
             pictures=[
                 ReportPicture(
                     ranked,

@@ -160,7 +160,7 @@ def test_an_evaluation_again_embeds_nothing(
     done = len(calls)
     again = evaluate_run(
         reid,
-        QUICK.changed(fusion={"poses": 2}),
+        QUICK.changed(fusion={"poses": 2, "weight": 0.5}),
         crops=crops,
         fusion=["fusion+flip"],
         generator_run=joint,

@@ -50,11 +50,6 @@ def test_values_that_are_all_alike_have_an_interval_without_width(value: float, 
     assert found.high == pytest.approx(value)
 
 
-def test_an_interval_that_touches_zero_is_not_real() -> None:
-    assert not mean_over_seeds(np.zeros((3, 4)), range(4)).real
-    assert mean_over_seeds(np.ones((3, 4)), range(4)).real
-
-
 def test_columns_without_a_value_are_left_out() -> None:
     values = np.array([[1.0, np.nan, 0.0], [1.0, 5.0, 1.0]])
     assert mean_over_seeds(values, [1, 2, 3]).estimate == pytest.approx(0.75)

@@ -192,6 +192,7 @@ class _Augmentation:
             "recipe": recipe,
             "recipe_sha256": _digest(recipe),
             "plan_sha256": _digest([(each.name, each.source, each.target) for each in self.drawings]),
+            "joints_sha256": _joints_digest(self.train),
             "creation": {
                 "versions": _versions(),
                 "device": kind,
@@ -254,7 +255,8 @@ class _Augmentation:
             recipe_sha256=plan["recipe_sha256"],
             training_crops_without_pose=sum(not crop.can_pose for crop in self.train),
             identities=len({row.identity for row in self.rows}),
-            plan={"plan_sha256": plan["plan_sha256"]} | plan_facts(self.train, self.drawings, self.recipe),
+            plan={name: plan[name] for name in ("plan_sha256", "joints_sha256")}
+            | plan_facts(self.train, self.drawings, self.recipe),
             creation=plan["creation"] | threads,
         )
 
@@ -277,6 +279,15 @@ class _Augmentation:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _joints_digest(crops: CropTable) -> str:
+    """The fingerprint of a table does not know where its joints are."""
+    digest = hashlib.sha256()
+    for crop in crops:
+        if crop.joints is not None:
+            digest.update(crop.name.encode() + crop.joints.xy.tobytes() + crop.joints.present.tobytes())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -67,10 +67,14 @@ def plan_drawings(crops: Sequence[Crop], recipe: AugmentationRecipe, seed: int) 
         targets = _gap_targets(_cells(crops, posed, recipe), identities, recipe.poses_per_crop, seed)
     # File names repeat in sets with several folders; a crop's number tells such crops apart.
     stems = Counter(crop.path.stem for crop in crops)
+    names = {position: crops[position].path.stem for position in posed}
+    names |= {position: f"{stem}_{position}" for position, stem in names.items() if stems[stem] > 1}
+    if len(set(names.values())) < len(names):
+        # One crop's number makes another's name.
+        names = {position: f"{crops[position].path.stem}_{position}" for position in posed}
     drawings = []
     for position, others in zip(posed, targets, strict=True):
-        stem = crops[position].path.stem
-        stem = stem if stems[stem] == 1 else f"{stem}_{position}"
+        stem = names[position]
         drawings += [Drawing(f"{stem}_p{number}.jpg", position, posed[other]) for number, other in enumerate(others, 1)]
     return drawings
 

@@ -29,7 +29,7 @@ class TuneFusion:
     root: Path | None = None
     """Where the run's data set lies now, if it was moved."""
     poses: int | None = None
-    """Most poses to try; without it, what the run's recipe says."""
+    """Most poses to try; without it, 8, or all that the pose file holds."""
     pose_file: Path | None = None
     """Keypoint file of poses from `posereid poses`; without it, what the run's recipe says."""
     cache: Path | None = None
@@ -50,14 +50,16 @@ class TuneFusion:
         if out.suffix not in (".yaml", ".yml"):
             raise InputError(f"--out is {out}; give a file name that ends in .yaml.")
         recipe = latest_checkpoint(self.run_folder).recipe
-        given = {"poses": self.poses, "pose_file": self.pose_file}
-        fusion = recipe.evaluation.fusion.changed(**{name: value for name, value in given.items() if value is not None})
+        fusion = recipe.evaluation.fusion
+        if self.pose_file is not None:
+            fusion = fusion.changed(pose_file=self.pose_file)
         choice = tune_fusion(
             self.run_folder,
             self.generator,
             share=self.validation_share,
             crops=every_crop_of(recipe, self.root),
             settings=recipe.evaluation.changed(fusion=fusion),
+            most_poses=self.poses,
             cache=self.cache or self.run_folder / FEATURES_FOLDER,
             keep_drawings=self.keep_drawings,
             progress=True,

@@ -125,8 +125,11 @@ class CropTable(Sequence[Crop]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the crops' splits, names, identities, cameras and origins: equal for equal sets."""
-        lines = sorted(f"{c.split}\t{c.name}\t{c.identity}\t{c.camera}\t{c.source}" for c in self.crops)
+        """SHA-256 over the crops' splits, names, identities, cameras, origins and poses taken: equal for equal sets."""
+        lines = sorted(
+            f"{c.split}\t{c.name}\t{c.identity}\t{c.camera}\t{c.source}" + f"\t{c.target_pose}" * c.generated
+            for c in self.crops
+        )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def path_in_set(self, crop: Crop) -> str:

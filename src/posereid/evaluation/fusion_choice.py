@@ -18,6 +18,7 @@ from posereid.evaluation.bootstrap import ENOUGH_PEOPLE
 from posereid.evaluation.fused_search import FusionNetworks, SideParts, differences, holds, load_networks
 from posereid.evaluation.headlines import percent
 from posereid.evaluation.search import Search
+from posereid.fusion import every_target
 from posereid.progress import progress_bar
 from posereid.training.checkpoint import Checkpoint, latest_checkpoint
 from posereid.training.devices import pick_device
@@ -109,6 +110,7 @@ def tune_fusion(
     share: float | None = None,
     crops: CropTable | None = None,
     settings: EvaluationRecipe | None = None,
+    most_poses: int | None = None,
     cache: Path | None = None,
     keep_drawings: bool = False,
     progress: bool = False,
@@ -117,20 +119,25 @@ def tune_fusion(
 
     ``run`` has the embedder, ``generator_run`` (the same run without it) the generator, and neither may have trained
     on the held-out identities; ``share`` is how many there are, otherwise what the run's recipe says; ``crops`` is its
-    whole set, read already. ``settings`` replace the run's own; their ``fusion.poses`` is the most that is tried. Of
-    equal mAP the smallest weight, then fewest poses, then equal weighing wins, so that weight 0, plain flips, is the
-    answer where drawings bring nothing. D_I's word is tried where the generator's run trained one. Everything is
-    embedded once, and with a folder ``cache`` kept for the next time. Raises InputError.
+    whole set, read already. ``settings`` replace the run's own. ``most_poses`` is the most that is tried, otherwise 8
+    or all that there are. Of equal mAP the smallest weight, then fewest poses, then equal weighing wins, so that weight
+    0, plain flips, is the answer where drawings bring nothing. D_I's word is tried where the generator's run trained
+    one. Everything is embedded once, and with a folder ``cache`` kept for the next time. Raises InputError.
     """
     checkpoint = latest_checkpoint(run)
     drawer = latest_checkpoint(generator_run) if generator_run else checkpoint
     data = checkpoint.recipe.data
     settings = settings or checkpoint.recipe.evaluation
     share = data.validation_share if share is None else share
-    if not data.validation_share or not share:
+    if not data.validation_share:
         raise InputError(
-            f"{run} held no identities out: its data.validation_share is {data.validation_share:g}, and settings are "
-            "not chosen on people that a run has seen; train one with --data.validation-share 0.1."
+            f"{run} held no identities out: its data.validation_share is 0, and settings are not chosen on people that "
+            "a run has seen; train one with --data.validation-share 0.1."
+        )
+    if not share:
+        raise InputError(
+            f"--validation-share is 0, which leaves nobody to choose on; give at most the {data.validation_share:g} "
+            f"that {run} held out, or leave it out."
         )
     if crops is None:
         if data.root is None:
@@ -141,6 +148,9 @@ def tune_fusion(
         _require_unseen(folder, known, held)
     search = validation_search(crops, share)
     realism = holds(drawer, "appearance_discriminator")
+    # In crops of any size there are as many.
+    most = min(POSES[-1], len(every_target(settings.fusion, (128, 64)))) if most_poses is None else most_poses
+    settings = settings.changed(fusion=settings.fusion.changed(poses=most))
     fusion = settings.fusion.changed(by_realism=realism)
     networks = load_networks(run, checkpoint, [MODE], generator_run, fusion, pick_device(checkpoint.recipe.runtime))
     assert networks is not None
@@ -170,7 +180,12 @@ def _best_of_grid(
     control = parts.search(CONTROL, settings, device=device)
     best, chosen = control, settings.fusion.changed(weight=0.0, poses=counts[0], by_realism=False)
     points = [_point(chosen, control)]
-    others = list(product(WEIGHTS[1:], counts, (False, True) if realism else (False,)))
+    others = [
+        (weight, poses, by_realism)
+        for weight, poses, by_realism in product(WEIGHTS[1:], counts, (False, True))
+        # Of a single pose any word is the whole word.
+        if not by_realism or (realism and poses > 1)
+    ]
     with progress_bar(len(others), "choosing", "setting", show=progress) as bar:
         for weight, poses, by_realism in others:
             recipe = settings.fusion.changed(weight=weight, poses=poses, by_realism=by_realism)

@@ -3,7 +3,7 @@
 from posereid.fusion.combine import fuse, fuse_sides, is_transductive, mode_cost_ms, uses_flips, uses_poses
 from posereid.fusion.costs import PartCost, PartCosts
 from posereid.fusion.neighbours import centralise
-from posereid.fusion.parts import EmbeddingParts, canonical_targets, embed_parts
+from posereid.fusion.parts import EmbeddingParts, canonical_targets, embed_parts, every_target
 
 __all__ = [
     "EmbeddingParts",
@@ -12,6 +12,7 @@ __all__ = [
     "canonical_targets",
     "centralise",
     "embed_parts",
+    "every_target",
     "fuse",
     "fuse_sides",
     "is_transductive",

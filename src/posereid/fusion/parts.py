@@ -73,26 +73,30 @@ def canonical_targets(recipe: FusionRecipe, crop_size: tuple[int, int]) -> list[
     128×64 crop. Raises InputError where more poses are asked for than there are, for a file that holds no pose, and
     for a pose without a joint.
     """
-    height, width = crop_size
-    if recipe.pose_file is None:
-        found = {name: canonical_pose(name, height, width) for name in CANONICAL_ORDER}
-        source = "the named poses"
-    else:
-        scale = (width / _POSE_FILE_SIZE[1], height / _POSE_FILE_SIZE[0])
-        found = {name: joints.resized(*scale) for name, joints in read_keypoints(recipe.pose_file).items()}
-        source = str(recipe.pose_file)
-        if not found:
-            raise complaint(source, "no pose", "one line for each", "write it with `posereid poses`")
-        for name, joints in found.items():
-            if not joints.present.any():
-                raise complaint(
-                    source, f"the pose {shown(name, 80)} without a joint", "joints to draw", "delete its line"
-                )
+    found = every_target(recipe, crop_size)
     if not 1 <= recipe.poses <= len(found):
+        source = "the named poses" if recipe.pose_file is None else recipe.pose_file
         raise InputError(
             f"fusion.poses is {recipe.poses}, and there are {len(found)} in {source}; ask for 1 to {len(found)}."
         )
-    return list(found.items())[: recipe.poses]
+    return found[: recipe.poses]
+
+
+def every_target(recipe: FusionRecipe, crop_size: tuple[int, int]) -> list[tuple[str, Joints]]:
+    """All poses that :func:`canonical_targets` may take the first of. Raises InputError as that does."""
+    height, width = crop_size
+    if recipe.pose_file is None:
+        return [(name, canonical_pose(name, height, width)) for name in CANONICAL_ORDER]
+    scale = (width / _POSE_FILE_SIZE[1], height / _POSE_FILE_SIZE[0])
+    found = [(name, joints.resized(*scale)) for name, joints in read_keypoints(recipe.pose_file).items()]
+    if not found:
+        raise complaint(recipe.pose_file, "no pose", "one line for each", "write it with `posereid poses`")
+    for name, joints in found:
+        if not joints.present.any():
+            raise complaint(
+                recipe.pose_file, f"the pose {shown(name, 80)} without a joint", "joints to draw", "delete its line"
+            )
+    return found
 
 
 @torch.no_grad()

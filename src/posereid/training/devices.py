@@ -80,7 +80,8 @@ def _require_as_many_as_started(runtime: RuntimeRecipe) -> None:
         if count.isdecimal() and int(count) > 1 and int(count) != runtime.devices * runtime.num_nodes:
             raise InputError(
                 f"{variable} says that {count} processes were started, and the recipe wants {runtime.devices} on each "
-                f"of {runtime.num_nodes} machines; give --devices and --num-nodes so that both agree."
+                f"of {runtime.num_nodes} machines; give --devices and --num-nodes (--num-processes, when drawing) so "
+                "that both agree."
             )
 
 

@@ -85,10 +85,11 @@ def train_reid(
 
 
 def _start_from(start: Path, recipe: Recipe, train: CropTable) -> Checkpoint:
-    """The checkpoint to begin from. Raises InputError for one that saw people whom this run holds out."""
+    """The checkpoint to begin from. Raises InputError for one that saw people of this set whom this run holds out."""
     checkpoint = latest_checkpoint(start)
     strangers = set(checkpoint.identities) - {crop.identity for crop in train}
-    if recipe.data.validation_share and strangers:
+    same_set = checkpoint.recipe.data.root == recipe.data.root
+    if recipe.data.validation_share and same_set and strangers:
         raise InputError(
             f"{start} was trained on {len(strangers)} identities that this run does not train on, for example "
             f"{min(strangers)}, and data.validation_share is {recipe.data.validation_share:g}: it would bring along "
