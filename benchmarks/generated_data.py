@@ -16,8 +16,10 @@ import argparse
 import datetime
 import json
 import multiprocessing
+import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -344,6 +346,18 @@ def cell(recipe: Recipe, out: Path, arm: str, seed: int, fusion: FusionRecipe | 
     return f"{arm}, seed {seed}"
 
 
+def be_a_worker(parent: int) -> None:
+    """One thread for this process, and its end when the one that started it is gone: the pool would wait for ever."""
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def spread(experiment: Experiment, cells: list[tuple[str, int]], fusion: FusionRecipe | None, jobs: int) -> None:
     """All cells, one after the other with all threads, or several at a time in processes of one thread each."""
     what = "re-ID networks" if fusion else "re-ID networks on real crops"
@@ -355,7 +369,7 @@ def spread(experiment: Experiment, cells: list[tuple[str, int]], fusion: FusionR
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=be_a_worker, initargs=(os.getpid(),))
         try:
             for done in as_completed([pool.submit(cell, *each) for each in work]):
                 bar.set_postfix_str(done.result())

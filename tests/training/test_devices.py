@@ -27,6 +27,11 @@ def test_processes_that_a_launcher_started_must_be_the_recipes(variable: str, mo
         launch_fabric(RuntimeRecipe(device="cpu"))
 
 
+def test_more_processes_than_a_cpu_can_use_are_refused() -> None:
+    with pytest.raises(InputError, match="4000 processes were asked for on the CPU"):
+        launch_fabric(RuntimeRecipe(device="cpu", devices=4000))
+
+
 def test_the_precision_follows_the_device_when_it_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_precision(RuntimeRecipe(device="cpu", precision="bf16-mixed")) == "bf16-mixed"
     native = {"avx512_bf16": True}, {"amx_bf16": True}

@@ -16,6 +16,7 @@ from posereid.config import RuntimeRecipe
 from posereid.errors import InputError
 
 _FIRST = "POSEREID_FIRST_PROCESS"
+_FEW_PROCESSES = 8
 
 
 def pick_device(runtime: RuntimeRecipe) -> torch.device:
@@ -53,6 +54,8 @@ def launch_fabric(runtime: RuntimeRecipe) -> Fabric:
     """
     _require_as_many_as_started(runtime)
     accelerator = pick_device(runtime).type
+    if accelerator == "cpu":
+        _require_few_enough(runtime.devices)
     strategy: str | Strategy = "auto"
     if runtime.devices * runtime.num_nodes > 1:
         strategy = DDPStrategy(
@@ -83,6 +86,16 @@ def _require_as_many_as_started(runtime: RuntimeRecipe) -> None:
                 f"of {runtime.num_nodes} machines; give --devices and --num-nodes (--num-processes, when drawing) so "
                 "that both agree."
             )
+
+
+def _require_few_enough(processes: int) -> None:
+    """Each process takes a gigabyte; a number too large by mistake would take the machine down."""
+    most = max(_FEW_PROCESSES, os.cpu_count() or 1)
+    if processes > most:
+        raise InputError(
+            f"{processes} processes were asked for on the CPU, and this machine has {os.cpu_count()} cores; ask for at "
+            f"most {most}."
+        )
 
 
 @contextmanager
