@@ -22,19 +22,17 @@ from pathlib import Path
 
 import torch
 
-from posereid.augmentation.drawing import augment, draw
+from posereid.augmentation.drawing import augment, draw, pose_maps
 from posereid.augmentation.reading import DrawingBatch, PosesBySize, read_batches
 from posereid.augmentation.targets import plan_drawings
 from posereid.config import AugmentationRecipe, RuntimeRecipe
-from posereid.data.batches import stacked, to_float
+from posereid.data.batches import to_float
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
 from posereid.evaluation.evaluate import versions
 from posereid.files import write_atomically
 from posereid.generator.generator import PoseTransferGenerator, build_generator
-from posereid.pose.joints import Joints
-from posereid.pose.maps import heat_maps
 from posereid.training.devices import pick_device, set_threads
 
 SEED = 0
@@ -57,14 +55,12 @@ def parse() -> argparse.Namespace:
 def forward_passes(generator: PoseTransferGenerator, batches: list[DrawingBatch]) -> Callable[[], None]:
     """Forward passes alone, of inputs that lie on the device."""
     device = next(generator.parameters()).device
-    height, width = generator.crop_size
-
-    def maps(poses: list[Joints]) -> torch.Tensor:
-        xy, present = stacked(poses)
-        return heat_maps(xy.to(device), present.to(device), height, width)
-
     inputs = [
-        (to_float(batch.images.to(device)), maps(batch.source_poses), maps(batch.target_poses)) for batch in batches
+        (
+            to_float(batch.images.to(device)),
+            *(pose_maps(poses, generator.crop_size, device) for poses in (batch.source_poses, batch.target_poses)),
+        )
+        for batch in batches
     ]
 
     @torch.no_grad()

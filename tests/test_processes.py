@@ -21,6 +21,7 @@ from posereid import processes
 from posereid.errors import InputError
 from posereid.processes import (
     SharedDropout,
+    another_process_ended,
     own_rows,
     process_count,
     share_normalisation,
@@ -281,3 +282,13 @@ def test_a_normalisation_that_cannot_be_shared_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(processes, "process_count", lambda: 2)
     with pytest.raises(InputError, match="normalises batches by Own"):
         share_normalisation(nn.Sequential(nn.BatchNorm2d(2), Own(2)), torch.device("cpu"))
+
+
+def test_only_where_several_work_together_does_a_lost_connection_mean_that_another_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = [RuntimeError("Connection closed by peer [127.0.0.1]:1"), dist.DistError("timed out")]
+    assert [another_process_ended(error) for error in lost] == [False, False]
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    assert [another_process_ended(error) for error in lost] == [True, True]
+    assert not another_process_ended(RuntimeError("out of memory"))

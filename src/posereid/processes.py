@@ -20,6 +20,12 @@ def process_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def another_process_ended(error: RuntimeError) -> bool:
+    """Whether ``error`` says that this process lost one of those that it works with."""
+    # Gloo's complaints of closed and reset connections are plain RuntimeErrors.
+    return process_count() > 1 and (isinstance(error, dist.DistError) or "onnection" in str(error))
+
+
 def own_rows(whole: Tensor) -> Tensor:
     """The rows of this process in a tensor that every process has drawn alike for the whole batch."""
     if process_count() == 1:

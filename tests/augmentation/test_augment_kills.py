@@ -337,6 +337,19 @@ def test_a_damaged_plan_is_an_input_error(call: Call, tmp_path: Path) -> None:
         assert out.is_dir()
 
 
+def test_left_overs_that_cannot_be_removed_are_one_sentence(call: Call, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    left(out).mkdir()
+    (left(out) / "set").write_text("a file where a folder should be")
+    with pytest.raises(InputError, match=r"cannot be removed .*remove it by hand"):
+        call(out)
+
+
+def test_the_root_of_a_drive_is_refused(call: Call) -> None:
+    with pytest.raises(InputError, match="root of a drive"):
+        call(Path("/"))
+
+
 def test_a_folder_that_holds_something_is_refused_and_nothing_is_left_beside_it(call: Call, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").touch()

@@ -81,6 +81,11 @@ def test_a_call_that_fails_leaves_no_set_and_an_unfinished_one(
 def test_bad_arguments_leave_nothing(generator: PoseTransferGenerator, crops: CropTable, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed is -1"):
         augment(generator, crops, tmp_path / "set", settings(), seed=-1, checkpoint="abc", progress=False)
+    with pytest.raises(InputError, match=r"at most 2\^63"):
+        augment(generator, crops, tmp_path / "set", settings(), seed=2**63 + 1, checkpoint="abc", progress=False)
+    drawn = crops.with_crops(replace(crop, source=crop.name, target_pose=crop.name) for crop in crops)
+    with pytest.raises(InputError, match="drawn by a generator themselves"):
+        augment(generator, drawn, tmp_path / "set", settings(), seed=3, checkpoint="abc", progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

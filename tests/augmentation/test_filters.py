@@ -46,6 +46,7 @@ from posereid.training.checkpoint import (
     new_pose_estimator,
     save_checkpoint,
 )
+from posereid.training.run_file import RunOrigin, write_run_file
 
 Build = Callable[..., Recipe]
 HEIGHT, WIDTH, SOURCES, POSES = 64, 32, 5, 3
@@ -95,6 +96,18 @@ def runs(world: Path, crops: CropTable, tiny_recipe: Build, tmp_path_factory: py
         save(folder / "joint", "joint", recipe, fingerprint, parts),
         save(folder / "judge", "reid", recipe, fingerprint, {"embedder": new_embedder(recipe, 4)}),
         save(folder / "pose", "pose", recipe, fingerprint, {"pose_estimator": new_pose_estimator(recipe)}),
+    )
+
+
+def origin(crops: CropTable, *stages: str) -> RunOrigin | None:
+    """A run of the first stage that goes back to runs of the others; "other" is a re-ID run on other crops."""
+    if not stages:
+        return None
+    crops_of_run = "others" if stages[0] == "other" else crops.train.fingerprint
+    return RunOrigin(
+        stage="reid" if stages[0] == "other" else stages[0],
+        training_set=crops_of_run,
+        started_from=origin(crops, *stages[1:]),
     )
 
 
@@ -288,7 +301,7 @@ def test_nothing_stays_behind_when_writing_fails(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("posereid.augmentation.filters.write_keypoints", full)
+    monkeypatch.setattr("posereid.augmentation.sets.write_keypoints", full)
     with pytest.raises(OSError, match="No space"):
         filtered(drawn, tmp_path / "out", crops, runs, identity=0.5)
     assert list(tmp_path.iterdir()) == []
@@ -489,6 +502,61 @@ def test_a_judge_that_has_seen_drawings_is_refused(
     biased = save(tmp_path / "biased", "reid", tiny_recipe(), both, {"embedder": new_embedder(tiny_recipe(), 4)})
     with pytest.raises(InputError, match=r"other crops than the \d+ real ones"):
         filtered(drawn, tmp_path / "out", crops, runs, judge=biased, identity=0.5)
+
+
+@pytest.mark.parametrize(
+    ("starts", "back_to"),
+    [
+        (["joint"], "a joint run"),
+        (["reid", "joint"], "a joint run"),
+        (["reid", "other"], "a reid run on other crops"),
+    ],
+)
+@pytest.mark.parametrize("of_the_run", [True, False])
+def test_a_judge_whose_weights_go_back_to_anything_but_real_crops_is_refused(
+    starts: list[str], back_to: str, of_the_run: bool, drawn: Path, crops: CropTable, runs: Runs, tmp_path: Path
+) -> None:
+    biased = Path(shutil.copytree(runs.judge, tmp_path / "biased"))
+    begun = origin(crops, "reid", *starts)
+    assert begun is not None
+    write_run_file(biased, begun)
+    given = biased if of_the_run else next((biased / "checkpoints").iterdir())
+    with pytest.raises(InputError, match=f"whose weights go back to {back_to}, .*without --start"):
+        filtered(drawn, tmp_path / "out", crops, runs, judge=given, identity=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_may_go_back_to_other_runs_on_the_same_real_crops(
+    drawn: Path, crops: CropTable, runs: Runs, tmp_path: Path
+) -> None:
+    judge = Path(shutil.copytree(runs.judge, tmp_path / "judge"))
+    begun = origin(crops, "reid", "reid", "reid")
+    assert begun is not None
+    write_run_file(judge, begun)
+    assert filtered(drawn, tmp_path / "out", crops, runs, judge=judge, identity=0.5).left_out
+    older = {"stage": "reid", "training_set": crops.train.fingerprint}
+    (judge / "run.json").write_text(json.dumps(older))
+    assert filtered(drawn, tmp_path / "again", crops, runs, judge=judge, identity=0.5).left_out
+
+
+def test_a_judge_whose_origin_is_damaged_is_refused(drawn: Path, crops: CropTable, runs: Runs, tmp_path: Path) -> None:
+    judge = Path(shutil.copytree(runs.judge, tmp_path / "judge"))
+    (judge / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json cannot be used"):
+        filtered(drawn, tmp_path / "out", crops, runs, judge=judge, identity=0.5)
+
+
+def test_sources_are_not_decoded_for_the_pose_measure_alone(
+    drawn: Path, crops: CropTable, runs: Runs, tmp_path: Path
+) -> None:
+    known = {row.source for row in read_manifest(drawn)}
+    (tmp_path / "no-picture.jpg").write_bytes(b"no picture")
+    blind = crops.with_crops(
+        replace(crop, path=tmp_path / "no-picture.jpg") if crop.name in known else crop for crop in crops
+    )
+    assert filtered(drawn, tmp_path / "out", blind, runs, pose=0.5).kept == math.ceil(DRAWN / 2)
+    with pytest.raises(InputError, match="no-picture"):
+        filtered(drawn, tmp_path / "other", blind, runs, realism=0.5)
 
 
 def test_a_set_of_another_generator_is_refused(crops: CropTable, runs: Runs, tmp_path: Path) -> None:

@@ -224,9 +224,23 @@ def test_training_may_begin_from_another_runs_embedder(
     joint_run = train_joint(tiny_recipe(), crops, tmp_path / "joint", progress=False)
     recipe = tiny_recipe(reid={"optimiser": {"learning_rate": 1e-12}})
     run = train_reid(recipe, crops, tmp_path / "reid", start=joint_run, progress=False)
+    record = json.loads((run / "run.json").read_text())
+    joint = {"stage": "joint", "training_set": crops.train.fingerprint, "started_from": None}
+    assert record == {"stage": "reid", "training_set": crops.train.fingerprint, "started_from": joint}
+    train_reid(recipe, crops, run, resume=True, progress=False)
+    assert json.loads((run / "run.json").read_text()) == record
     started, ended = weights(joint_run), weights(run)
     torch.testing.assert_close(ended["embedding.weight"], started["embedding.weight"], rtol=0, atol=1e-8)
     assert not torch.allclose(ended["embedding.weight"], weights(finished)["embedding.weight"], atol=1e-4)
+
+
+def test_a_started_run_without_a_checkpoint_does_not_go_on_from_other_weights(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    run = train_reid(tiny_recipe(), crops, tmp_path / "run", start=finished, progress=False)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match="before its first checkpoint and had started from another run"):
+        train_reid(tiny_recipe(), crops, run, resume=True, progress=False)
 
 
 def test_a_run_that_holds_people_out_does_not_begin_from_one_that_saw_them(

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -20,26 +19,22 @@ import posereid
 from posereid.augmentation.reading import PosesBySize, read_batches
 from posereid.augmentation.sets import (
     SCHEMA_VERSION,
-    SET_FILE,
     GeneratedSetInfo,
     check_generated_set,
-    listing_files,
     manifest_rows,
-    set_text,
     train_folder,
+    write_side_files,
 )
 from posereid.augmentation.targets import plan_drawings, plan_facts
 from posereid.augmentation.unfinished import JPEG_QUALITY, CropWriter, Plan, UnfinishedSet
 from posereid.config import AugmentationRecipe
-from posereid.data.batches import to_float, to_pixels
+from posereid.data.batches import stacked, to_float, to_pixels
 from posereid.data.crops import CropTable
 from posereid.errors import InputError, SharedError, Stopped
-from posereid.files import write_atomically
 from posereid.generator.generator import PoseTransferGenerator
-from posereid.pose.files import write_keypoints
 from posereid.pose.joints import Joints
 from posereid.pose.maps import heat_maps
-from posereid.processes import process_count
+from posereid.processes import another_process_ended, process_count
 from posereid.progress import progress_bar
 from posereid.training.run_folder import lock_run
 
@@ -68,14 +63,15 @@ def draw(
     Runs where the generator's weights lie; H × W is its ``crop_size``.
     """
     device = next(generator.parameters()).device
-    height, width = images.shape[-2:]
+    size = (images.shape[-2], images.shape[-1])
+    maps = [pose_maps(poses, size, device) for poses in (source, target)]
+    return to_pixels(generator(to_float(images.to(device)), *maps)).cpu()
 
-    def maps(poses: Sequence[Joints]) -> torch.Tensor:
-        xy = torch.from_numpy(np.stack([pose.xy for pose in poses])).to(device)
-        present = torch.from_numpy(np.stack([pose.present for pose in poses])).to(device)
-        return heat_maps(xy, present, height, width)
 
-    return to_pixels(generator(to_float(images.to(device)), maps(source), maps(target))).cpu()
+def pose_maps(poses: Sequence[Joints], size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """Heat maps (B, 18, H, W) of joints in pixels of ``size`` (H, W), rendered on ``device``."""
+    xy, present = stacked(poses)
+    return heat_maps(xy.to(device), present.to(device), *size)
 
 
 def augment(
@@ -114,7 +110,7 @@ def augment(
             f"SIGINT: stopped; the crops that are written stay in {work.folder}, and the same command goes on there.",
         ) from None
     except RuntimeError as error:
-        if process_count() > 1 and (isinstance(error, dist.DistError) or "onnection" in str(error)):
+        if another_process_ended(error):
             raise InputError(
                 f"another of the {process_count()} processes that draw {out} has ended, and this one with it; its own "
                 "message may say why, and the same command goes on from the crops that are written."
@@ -136,6 +132,11 @@ class _Augmentation:
         progress: bool,
     ) -> None:
         self.generator, self.train, self.work, self.recipe, self.seed = generator, train, work, recipe, seed
+        if drawn := sum(crop.generated for crop in train):
+            raise SharedError(
+                f"{train.root}: {drawn} of its {len(train)} training crops were drawn by a generator themselves; give "
+                "the set of real crops."
+            )
         try:
             self.drawings = plan_drawings(train, recipe, seed)
         except InputError as error:
@@ -234,10 +235,7 @@ class _Augmentation:
         else:
             folder = self.work.set
             joints = {each.name: self.poses.joints(each.target) for each in self.drawings}
-            write_keypoints(joints, folder / "market-annotation-train.csv")
-            for name, text in listing_files(self.train.layout, self.rows).items():
-                write_atomically(folder / name, text)
-            write_atomically(folder / SET_FILE, set_text(self._info(plan)))
+            write_side_files(folder, self.train.layout, self.rows, joints, self._info(plan))
             check_generated_set(folder, checkpoint=self.checkpoint)
             self.work.finish()
 

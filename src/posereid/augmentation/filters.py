@@ -14,29 +14,25 @@ from pydantic import JsonValue
 from posereid.augmentation.judges import MEASURES, JudgeRuns, load_judges, open_judges
 from posereid.augmentation.scores import Scores, Values, score_drawings
 from posereid.augmentation.sets import (
-    SET_FILE,
     GeneratedSetInfo,
     ManifestRow,
     check_generated_set,
-    listing_files,
     read_set,
-    set_text,
     train_folder,
     with_generated,
+    write_side_files,
 )
 from posereid.config import FilteringRecipe
 from posereid.data.crops import Crop, CropTable
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
-from posereid.files import atomic_folder, require_free, write_atomically
+from posereid.files import atomic_folder, require_free
 from posereid.messages import complaint, shown
-from posereid.pose.files import write_keypoints
 
 UNSCORED = "unscored"
 """Why a drawing is left out that some measure could give no finite score."""
 
 _WHAT = "a filtered set"
-_KEYPOINTS = "market-annotation-train.csv"
 
 
 @dataclass(frozen=True)
@@ -297,8 +293,5 @@ def _write(table: CropTable, rows: Sequence[ManifestRow], out: Path, info: Gener
         folder.mkdir()
         for crop in kept:
             shutil.copy2(crop.path, folder / crop.name)
-        if joints := {crop.name: crop.joints for crop in kept if crop.joints is not None}:
-            write_keypoints(joints, partial / _KEYPOINTS)
-        for name, text in listing_files(table.layout, rows).items():
-            write_atomically(partial / name, text)
-        write_atomically(partial / SET_FILE, set_text(info))
+        joints = {crop.name: crop.joints for crop in kept if crop.joints is not None}
+        write_side_files(partial, table.layout, rows, joints, info)

@@ -20,6 +20,7 @@ from posereid.training.checkpoint import (
     load_pose_estimator,
 )
 from posereid.training.devices import pick_device
+from posereid.training.run_file import RunOrigin
 
 MEASURES = ("identity", "pose", "realism")
 """The measures of drawings, and the reasons for which a filter leaves them out."""
@@ -68,7 +69,7 @@ def open_judges(
     """The checkpoints that a filter needs.
 
     Raises InputError for a recipe that asks for nothing, a measure without its run, a ``run`` that has no generator,
-    and a ``judge`` that is no re-ID run on the real training crops of ``real`` alone.
+    and a ``judge`` that is no re-ID run on the real training crops of ``real`` alone, from its first weights on.
     """
     by_discriminator = recipe.pose_by == "discriminator"
     given = {
@@ -112,6 +113,15 @@ def _require_unbiased(judge: Checkpoint, real: CropTable) -> None:
             expected,
             "train one without --generated, and give it as --judge",
         )
+    for start in RunOrigin.of(judge).starts():
+        if (start.stage, start.training_set) != ("reid", train.fingerprint):
+            other = "a reid run on other crops" if start.stage == "reid" else f"a {start.stage} run"
+            raise complaint(
+                judge.folder,
+                f"a judge whose weights go back to {other}",
+                f"{expected} from the beginning",
+                "train one without --start, and give it as --judge",
+            )
 
 
 def load_judges(recipe: FilteringRecipe, runs: JudgeRuns) -> Judges:

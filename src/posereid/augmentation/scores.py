@@ -69,10 +69,11 @@ def score_drawings(
         for start in range(0, count, batch_size):
             positions = range(start, min(start + batch_size, count))
             pixels = images.images(positions)
-            source_pixels = torch.stack(list(_decoded_once(originals, positions)))
             if judges.pose is not None and pose is not None:
                 keypoints, present = stacked([images.joints(position) for position in positions])
                 pose[start : positions.stop] = _pose_scores(judges.pose, pixels, keypoints, present)
+            if judges.realism is not None or near_duplicate:
+                source_pixels = torch.stack(list(_decoded_once(originals, positions)))
             if judges.realism is not None and realism is not None:
                 realism[start : positions.stop] = patch_score(judges.realism, to_float(source_pixels), pixels)
             if near_duplicate:

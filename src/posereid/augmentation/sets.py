@@ -4,24 +4,30 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from posereid.augmentation.targets import Drawing
+from posereid.augmentation.targets import LARGEST_SEED, Drawing
 from posereid.data.crops import CropTable
 from posereid.data.layouts import MANIFEST
 from posereid.data.readers import image_names, read_rows
 from posereid.errors import InputError
+from posereid.files import write_atomically
 from posereid.messages import complaint, shown
+from posereid.pose.files import write_keypoints
 from posereid.pose.formats import name_problem
+from posereid.pose.joints import Joints
 from posereid.pose.names import NAME_EXAMPLES
 
 SET_FILE = "set.json"
 """In the root of a generated set: how it was made."""
+
+KEYPOINTS_FILE = "market-annotation-train.csv"
+"""In the root of a generated set: its crops' joints, those of their target poses."""
 
 SCHEMA_VERSION = 1
 TRAIN_FOLDER = "bounding_box_train"
@@ -178,7 +184,7 @@ class GeneratedSetInfo(BaseModel):
 
     source_root: _Text
     checkpoint: _Text
-    seed: int = Field(ge=0, le=2**63)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     drawn: int = Field(ge=0)
     schema_version: int = Field(0, ge=0, le=SCHEMA_VERSION)
     source_fingerprint: _Text = ""
@@ -195,6 +201,22 @@ class GeneratedSetInfo(BaseModel):
 def set_text(info: GeneratedSetInfo) -> str:
     """The content of ``set.json``."""
     return json.dumps(info.model_dump(mode="json"), indent=1) + "\n"
+
+
+def write_side_files(
+    folder: Path, layout: str, rows: Sequence[ManifestRow], joints: Mapping[str, Joints], info: GeneratedSetInfo
+) -> None:
+    """Write what lies beside the crops of a set in ``folder``: joints where there are any, listings, ``set.json``.
+
+    ``layout`` is the source's, which ``info`` of older versions does not say; ``joints`` are those of the crops that
+    have some, by name, in pixels of the crop.
+    """
+    if joints:
+        write_keypoints(joints, folder / KEYPOINTS_FILE)
+    for name, text in listing_files(layout, rows).items():
+        write_atomically(folder / name, text)
+    # Last: where it is, the set is whole.
+    write_atomically(folder / SET_FILE, set_text(info))
 
 
 def read_set(folder: str | Path) -> GeneratedSetInfo:

@@ -11,12 +11,15 @@ import numpy.typing as npt
 from posereid.config import AugmentationRecipe
 from posereid.data.crops import Crop
 from posereid.errors import InputError
+from posereid.messages import shown
 from posereid.pose.clusters import cluster_poses
 from posereid.pose.joints import Joints
 from posereid.pose.skeletons import DIRECTIONS, directions, normalised
 
 CLUSTER_SEED = 0
 """Clusters belong to the set of crops: they are the same whatever the seed of a plan."""
+
+LARGEST_SEED = 2**63
 
 RARE = 0.1
 """Share of the crops of an average cell below which a cell is rare: mostly a direction that was told wrongly."""
@@ -52,6 +55,8 @@ def plan_drawings(crops: Sequence[Crop], recipe: AugmentationRecipe, seed: int) 
     """
     if seed < 0:
         raise InputError(f"the seed is {seed}; it must not be negative.")
+    if seed > LARGEST_SEED:
+        raise InputError(f"the seed is {shown(seed)}; it must be at most 2^63.")
     posed = _posed(crops)
     if len(posed) <= recipe.poses_per_crop:
         raise InputError(

@@ -10,25 +10,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from posereid.augmentation.drawing import JPEG_QUALITY
 from posereid.augmentation.sets import (
     SCHEMA_VERSION,
-    SET_FILE,
     TRAIN_FOLDER,
     GeneratedSetInfo,
-    listing_files,
     manifest_rows,
-    set_text,
+    write_side_files,
 )
 from posereid.augmentation.targets import plan_drawings
+from posereid.augmentation.unfinished import JPEG_QUALITY
 from posereid.config import AugmentationRecipe
 from posereid.data.crops import Crop, CropTable
 from posereid.data.synthetic.crop import render_shot
 from posereid.data.synthetic.plan import TRAIN, PlannedCrop
 from posereid.data.synthetic.world import DESCRIPTION_FILE, World
 from posereid.errors import InputError
-from posereid.files import atomic_folder, write_atomically
-from posereid.pose.files import write_keypoints
+from posereid.files import atomic_folder
 from posereid.pose.joints import Joints
 from posereid.progress import progress_bar
 from posereid.training.integrity import file_digest
@@ -92,7 +89,6 @@ def write_true_renders(
                     partial / TRAIN_FOLDER / drawing.name, "JPEG", quality=JPEG_QUALITY, subsampling=0
                 )
                 bar.update()
-        write_keypoints(joints, partial / "market-annotation-train.csv")
         info = GeneratedSetInfo(
             source_root=crops.root.name,
             checkpoint=digest,
@@ -106,6 +102,5 @@ def write_true_renders(
             identities=len({row.identity for row in rows}),
             creation={"drawn_by": "the synthetic world itself"},
         )
-        for name, text in {**listing_files(crops.layout, rows), SET_FILE: set_text(info)}.items():
-            write_atomically(partial / name, text)
+        write_side_files(partial, crops.layout, rows, joints, info)
     return len(rows)

@@ -49,6 +49,8 @@ class UnfinishedSet:
     def __init__(self, out: Path, train_folder: str) -> None:
         self.out = out
         place = out.resolve()
+        if not place.name:
+            raise InputError(f"{out} is the root of a drive; a generated set needs a folder of its own, so choose one.")
         self.folder = place.with_name(f".{place.name}.unfinished")
         self.set = self.folder / _SET_FOLDER
         self.crops = self.set / train_folder
@@ -74,12 +76,23 @@ class UnfinishedSet:
                 )
             _remove(path for path in (*self.set.iterdir(), *self._left_over()) if path.is_file())
             return plan | {"threads": begun["threads"]}
-        shutil.rmtree(self.set, ignore_errors=True)
+        self._remove_set()
         _remove(self._left_over())
         self.crops.mkdir(parents=True)
         # Last, so that where a plan is and no set, the set has got its name.
         write_atomically(self.folder / PLAN_FILE, json.dumps(plan, indent=1) + "\n")
         return plan
+
+    def _remove_set(self) -> None:
+        try:
+            shutil.rmtree(self.set)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(
+                f"{self.set} holds what an earlier call drew, and cannot be removed ({error.strerror or error}); "
+                "remove it by hand and give the same command again."
+            ) from error
 
     def _left_over(self) -> list[Path]:
         """What killed processes were writing here."""

@@ -51,6 +51,12 @@ class Checkpoint:
     identities: tuple[int, ...]
     training_set: str
 
+    @property
+    def run(self) -> Path | None:
+        """The folder of its run; None for a checkpoint that was copied out of one."""
+        place = self.folder.absolute().parent
+        return place.parent if place.name == _FOLDER else None
+
     def digest(self, part: str) -> str:
         """SHA-256 of one part's weights file, for manifests."""
         return file_digest(self.folder / f"{part}.safetensors")

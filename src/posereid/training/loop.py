@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
 from pydantic import BaseModel
 from torch.utils.data import Dataset
@@ -28,7 +27,7 @@ from posereid.data.crops import Crop, CropTable
 from posereid.data.sampling import BatchSource, ShardedBatches
 from posereid.errors import InputError, SharedError, Stopped
 from posereid.files import require_free, write_atomically
-from posereid.processes import process_count
+from posereid.processes import another_process_ended, process_count
 from posereid.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
@@ -40,11 +39,11 @@ from posereid.training.checkpoint import (
 from posereid.training.devices import ending_with_the_first, is_first_process, launch_fabric, pick_precision
 from posereid.training.log import RunLog
 from posereid.training.networks import Networks, seed_step, weight_difference
+from posereid.training.run_file import RunOrigin, read_run_file, write_run_file
 from posereid.training.run_folder import lock_run
 from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
 
 RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"
 BAD_STEPS_FILE = "bad-steps.jsonl"
 _PLACES = {"root": None, "layout": "auto", "keypoints": None}
 
@@ -87,7 +86,10 @@ class Job(Generic[B]):
 
 @dataclass
 class TrainingRun:
-    """A run folder that this process may write to, the processes that train, and the checkpoint to go on from."""
+    """A run folder that this process may write to, the processes that train, and the checkpoint to go on from.
+
+    ``started_from`` is the run, if any, whose weights this one began with, then or now.
+    """
 
     out: Path
     recipe: Recipe
@@ -95,6 +97,7 @@ class TrainingRun:
     train_crops: CropTable
     fabric: Fabric
     checkpoint: Checkpoint | None
+    started_from: RunOrigin | None
     state: Mapping[str, Any]
     stop: StopRequest
     skipped: int = 0
@@ -117,8 +120,10 @@ class TrainingRun:
         self.skipped, self.step = int(self.state.get("skipped", 0)), first
         try:
             if is_first_process():
-                begun = {"stage": self.stage, "training_set": self.train_crops.fingerprint}
-                write_atomically(self.out / RUN_FILE, json.dumps(begun) + "\n")
+                begun = RunOrigin(
+                    stage=self.stage, training_set=self.train_crops.fingerprint, started_from=self.started_from
+                )
+                write_run_file(self.out, begun)
                 write_atomically(self.out / RECIPE_FILE, write_recipe(self.recipe))
             log = RunLog(self.out, self.stage, steps, first, self.fabric, progress)
             try:
@@ -259,10 +264,13 @@ class TrainingRun:
 
 
 @contextmanager
-def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool) -> Iterator[TrainingRun]:
+def open_run(
+    out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool, started_from: RunOrigin | None = None
+) -> Iterator[TrainingRun]:
     """A run that may be written to ``out``: new or empty, or with ``resume`` begun by the same recipe.
 
-    ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both. The folder
+    ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both.
+    ``started_from`` is where a new run has its weights from; one that is resumed has that on record. The folder
     is locked against other writers while the block lasts, and SIGINT and SIGTERM become requests to stop. Starts the
     other processes. Raises InputError.
     """
@@ -276,8 +284,10 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
         # that was set aside is back in its place.
         checkpoint = _checkpoint_to_go_on_from(out, recipe, stage, train, resume=resume)
         state = resume_state(checkpoint) if checkpoint else {}
+        if resume and (begun := read_run_file(out)):
+            started_from = begun.started_from
         try:
-            yield TrainingRun(out, recipe, stage, train, fabric, checkpoint, state, stop)
+            yield TrainingRun(out, recipe, stage, train, fabric, checkpoint, started_from, state, stop)
         except RuntimeError as error:
             if sentence := _ended_by_another(error, out):
                 raise InputError(sentence) from error
@@ -286,7 +296,7 @@ def open_run(out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume:
 
 def _ended_by_another(error: RuntimeError, out: Path) -> str | None:
     """What to say where the end of another process is what ends this one."""
-    if process_count() > 1 and (isinstance(error, dist.DistError) or "onnection" in str(error)):
+    if another_process_ended(error):
         return (
             f"another of the {process_count()} processes that train {out} has ended, and this one with it; its "
             "own message says why. --resume goes on from the newest checkpoint."
@@ -320,29 +330,19 @@ def _checkpoint_to_go_on_from(
             f"{out / RECIPE_FILE}, or choose another folder."
         )
     checkpoint = latest_checkpoint(out) if checkpoint_folders(out) else None
-    begun = (checkpoint.stage, checkpoint.training_set) if checkpoint else _begun_as(out)
+    # What a run was that has no checkpoint yet, its run.json says, unless it was killed before it said so.
+    begun = checkpoint or read_run_file(out)
     if begun is None:
         return None
-    if begun[0] != stage:
-        raise InputError(f"{out} is a {begun[0]} run and cannot go on as a {stage} run; choose another folder.")
-    if begun[1] != train.fingerprint:
+    if begun.stage != stage:
+        raise InputError(f"{out} is a {begun.stage} run and cannot go on as a {stage} run; choose another folder.")
+    if begun.training_set != train.fingerprint:
         raise InputError(
             f"{out} was begun on other training crops than the {len(train)} given, "
             f"{sum(crop.generated for crop in train)} of them generated; resume with the data set, and the generated "
             "set, that it was begun on."
         )
     return checkpoint
-
-
-def _begun_as(out: Path) -> tuple[str, str] | None:
-    """Stage and training crops of a run that has no checkpoint yet; None where it was killed before it said so."""
-    try:
-        content = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        return str(content["stage"]), str(content["training_set"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f"{out / RUN_FILE} cannot be used ({type(error).__name__}); begin a new run.") from None
 
 
 def _first_difference(own: Recipe, given: Recipe) -> str | None:

@@ -18,6 +18,7 @@ from posereid.messages import complaint
 from posereid.training.checkpoint import Checkpoint, latest_checkpoint, load_weights, new_embedder
 from posereid.training.loop import Job, StepReport, open_run
 from posereid.training.networks import Networks, set_up, update
+from posereid.training.run_file import RunOrigin
 
 
 def train_reid(
@@ -34,7 +35,7 @@ def train_reid(
     Every step draws random quartets from the whole set (section 5.1) and minimises
     λ_quartet L_quartet + λ_id L_id (equations 12 and 13). What generated crops are labelled, how many there are in a
     batch and whether training begins with them alone, ``recipe.reid`` says; the labels say nothing to a set without
-    generated crops. ``start`` is a run whose embedder to begin from.
+    generated crops. ``start`` is a run whose embedder to begin from, which ``run.json`` puts on record.
     Writes ``out`` with recipe, log and checkpoints, and returns it. Raises InputError, and Stopped where a signal ends
     it early.
     """
@@ -57,12 +58,19 @@ def train_reid(
     require_divisible(sampler, recipe.runtime.devices * recipe.runtime.num_nodes)
     if resume and start:
         raise InputError("--start and --resume exclude each other: a resumed run goes on from its own weights.")
-    with open_run(out, recipe, "reid", train, resume=resume) as run:
+    beginning = _start_from(start, recipe, train) if start else None
+    origin = RunOrigin.of(beginning) if beginning else None
+    with open_run(out, recipe, "reid", train, resume=resume, started_from=origin) as run:
+        if run.started_from and not (run.checkpoint or beginning):
+            raise InputError(
+                f"{out} was stopped before its first checkpoint and had started from another run, whose weights are "
+                "not here; remove that folder and give the first command, with its --start, again."
+            )
         torch.manual_seed(recipe.seed)
-        loaded = run.checkpoint or (_start_from(start, recipe, train) if start else None)
+        loaded = run.checkpoint or beginning
         embedder = new_embedder(recipe, len(labels), pretrained=False if loaded else None)
-        if loaded and not run.checkpoint:
-            load_weights(embedder, loaded.folder / "embedder.safetensors")
+        if beginning:
+            load_weights(embedder, beginning.folder / "embedder.safetensors")
         networks = set_up(
             {"embedder": embedder}, {"embedder": settings.optimiser}, recipe, run.fabric, run.checkpoint, run.state
         )
