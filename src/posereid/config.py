@@ -229,7 +229,7 @@ class FusionRecipe(_Section):
     neighbours: int = Field(2, ge=1, description="Nearest crops that neighbour feature centralisation looks at.")
     mutual_within: int = Field(2, ge=1, description="How near a crop must be to its neighbour, as a rank, in return.")
     pool_sides: bool = Field(False, description="Whether queries and gallery may be neighbours of each other.")
-    batch_size: int = Field(32, ge=1, description="Crops drawn in all poses at a time.")
+    batch_size: int = Field(32, ge=1, description="Crops drawn at a time.")
 
 
 class PoseEstimatorRecipe(_Section):

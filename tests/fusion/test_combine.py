@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from posereid.config import FusionMode, FusionRecipe
 from posereid.errors import InputError
 from posereid.fusion import EmbeddingParts, PartCost, PartCosts, centralise, fuse, fuse_sides, mode_cost_ms
+from posereid.fusion.costs import total
 
 
 def made_up(crops: int = 6, poses: int = 3, seed: int = 0, **changes: Any) -> EmbeddingParts:
@@ -135,22 +136,27 @@ def test_more_poses_than_were_embedded_or_none_is_an_input_error(poses: int) -> 
         fuse(made_up(), "fusion", FusionRecipe(), poses=poses)
 
 
-def test_a_mode_costs_what_its_parts_cost_a_crop() -> None:
+def test_a_mode_costs_what_its_parts_cost_a_crop_in_the_poses_asked_for() -> None:
     costs = PartCosts(
         own=PartCost(2, 100),
         flipped=PartCost(1, 100),
-        drawing=PartCost(3, 50),
-        judging=PartCost(0.5, 50),
-        posed=PartCost(4, 50),
-        posed_flipped=PartCost(4.5, 50),
+        encoding=PartCost(2, 50),
+        drawing=PartCost(3, 100),
+        judging=PartCost(0.5, 100),
+        posed=PartCost(4, 100),
+        posed_flipped=PartCost(4.5, 100),
+        poses=2,
     )
-    expected = {"off": 20, "flip": 30, "fusion": 160, "fusion+flip": 260, "nfc": 20, "all": 260}
+    expected = {"off": 20, "flip": 30, "fusion": 200, "fusion+flip": 300, "nfc": 20, "all": 300}
     assert {mode: mode_cost_ms(costs, mode) for mode in expected} == pytest.approx(expected)  # type: ignore[arg-type]
-    assert mode_cost_ms(costs, "fusion", FusionRecipe(by_realism=True)) == pytest.approx(170)
+    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=2, by_realism=True)) == pytest.approx(210)
+    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=1)) == pytest.approx(130)
     assert math.isnan(mode_cost_ms(dataclasses.replace(costs, posed=PartCost()), "fusion"))
-    assert costs + costs == PartCosts(
-        **{
-            part.name: PartCost(2 * getattr(costs, part.name).seconds, 2 * getattr(costs, part.name).crops)
-            for part in dataclasses.fields(costs)
-        }
-    )
+    assert mode_cost_ms(PartCosts(own=PartCost(2, 100)), "off") == pytest.approx(20)
+
+
+def test_costs_are_added_up_by_name_and_shared_out() -> None:
+    added = total([{"own": PartCost(1.0, 2)}, {"own": PartCost(2.0, 4), "posed": PartCost(5.0, 1)}, {}])
+    assert added == {"own": PartCost(3.0, 6), "posed": PartCost(5.0, 1)}
+    assert added["own"].share(2) == PartCost(1.0, 2)
+    assert PartCost().share(2) == PartCost()

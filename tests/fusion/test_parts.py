@@ -15,6 +15,7 @@ from posereid.embedder import Embedder
 from posereid.errors import InputError
 from posereid.features import embed_crops
 from posereid.fusion import canonical_targets, embed_parts
+from posereid.fusion.costs import COSTS
 from posereid.fusion.parts import CANONICAL_ORDER
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.canonical import CANONICAL_POSES, canonical_pose
@@ -70,8 +71,10 @@ def test_each_part_is_what_its_definition_says(
                 realism = torch.sigmoid(discriminator(to_float(image), drawn)).mean()
                 assert parts.realism[n, k] == pytest.approx(float(realism), abs=1e-3)
     assert parts.judged
-    counted = {name: getattr(parts.costs, name).crops for name in ("own", "flipped", "drawing", "judging", "posed")}
-    assert counted == {"own": 7, "flipped": 7, "drawing": 5, "judging": 5, "posed": 5}
+    counted = {name: getattr(parts.costs, name).pictures for name in COSTS}
+    drawings = dict.fromkeys(("drawing", "judging", "posed", "posed_flipped"), 5 * 2)
+    assert counted == {"own": 7, "flipped": 7, **drawings} | {"encoding": 10}
+    assert parts.costs.poses == 2
     assert parts.costs.posed_flipped.seconds > 0
 
 

@@ -4,12 +4,11 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,37 +21,38 @@ from posereid.data.crops import Crop
 from posereid.data.images import read_bytes
 from posereid.errors import InputError
 from posereid.files import write_atomically
-from posereid.fusion.costs import PARTS, PartCost, PartCosts
+from posereid.fusion.costs import COSTS, Costs, PartCost, total
 from posereid.messages import shown
 from posereid.pose.joints import Joints
 
-Arrays = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
-_FORMAT = 1
+# Raise it with any change after which the same files give other embeddings, drawings or words of D_I, or are kept in
+# another form: how crops are decoded, resized and mirrored, how poses become heat maps, what the networks compute from
+# their weights, what is stored. What was kept before is then made again instead of being mixed with what is new.
+CACHE_FORMAT = 2
+
 _LIBRARIES = ("torch", "timm", "pillow", "numpy")
-# Of what safetensors and its users raise on a file that is not what it claims.
-DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
+# What safetensors and its users raise on a file that is not what it claims. An OSError is not among it: too many open
+# files say nothing about what is in them.
+_DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
-def libraries() -> dict[str, str]:
-    """Major versions of what decodes, draws and embeds, and posereid's own."""
-    return {"posereid": posereid.__version__, **{name: version(name).split(".")[0] for name in _LIBRARIES}}
-
-
-def crop_key(crop: Crop, *, drawn: bool) -> bytes:
-    """SHA-256 of a crop's file, and of its joints where it is drawn from them; 32 bytes.
+def crop_keys(crop: Crop) -> tuple[bytes, bytes]:
+    """SHA-256 of a crop's file, and of it and the joints that it is drawn from; 32 bytes each.
 
     The same for a folder and for the shards made of it. Raises InputError when the file cannot be read.
     """
     digest = hashlib.sha256(read_bytes(crop.path, crop.place))
-    if drawn and crop.joints is not None:
+    of_file = digest.digest()
+    if crop.joints is not None:
         digest.update(_joint_bytes(crop.joints))
-    return digest.digest()
+    return of_file, digest.digest()
 
 
-def poses_digest(poses: Sequence[Joints]) -> str:
-    """SHA-256 of target poses in their order, as hexadecimal digits."""
-    return hashlib.sha256(b"".join(map(_joint_bytes, poses))).hexdigest()
+def pose_digest(pose: Joints) -> str:
+    """SHA-256 of a target pose, as hexadecimal digits."""
+    return hashlib.sha256(_joint_bytes(pose)).hexdigest()
 
 
 def _joint_bytes(joints: Joints) -> bytes:
@@ -61,7 +61,8 @@ def _joint_bytes(joints: Joints) -> bytes:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """What a cache file was made with, as a line of JSON; it is the file's metadata and its name's source."""
-    return json.dumps({"format": _FORMAT, "libraries": libraries(), **settings}, sort_keys=True)
+    libraries = {"posereid": posereid.__version__, **{name: version(name).split(".")[0] for name in _LIBRARIES}}
+    return json.dumps({"format": CACHE_FORMAT, "libraries": libraries, **settings}, sort_keys=True)
 
 
 def settings_name(settings: str) -> str:
@@ -70,7 +71,7 @@ def settings_name(settings: str) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Keep other processes from changing a cache file for as long as the block lasts; waits for them first."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, fallback_to_soft=False)
     try:
@@ -85,8 +86,30 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def set_aside(path: Path, problem: str) -> None:
-    """Take a file that cannot be trusted out of the cache, and say so on stderr."""
+def read_trusted(path: Path, read: Callable[[Any], T]) -> T | None:
+    """What ``read`` makes of an open cache file.
+
+    None where there is no file, or one that is damaged: it is set aside, with a word on stderr. Raises InputError
+    where the system does not let it be read, which says nothing about the file.
+    """
+    try:
+        # safetensors says of any file that it cannot open that it is not there.
+        path.open("rb").close()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        with safe_open(path, framework="np") as file:
+            return read(file)
+    except _DAMAGE as error:
+        _set_aside(path, shown(str(error), 150))
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _set_aside(path: Path, problem: str) -> None:
     aside = path.with_name(f"{path.name}.damaged")
     print(
         f"posereid: the cache file {path} cannot be used ({problem}); it is set aside as {aside.name} and what it held "
@@ -96,13 +119,19 @@ def set_aside(path: Path, problem: str) -> None:
     try:
         path.replace(aside)
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise _unwritable(path.parent, error) from None
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The error to raise where the cache's folder does not take a file."""
+def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"{path.parent} cannot be written to as a cache ({error.strerror or error}); make room there, choose another "
+        f"The cache file {path} cannot be read ({error.strerror or error}); see to that, choose another folder, or go "
+        "without a cache."
+    )
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{folder} cannot be written to as a cache ({error.strerror or error}); make room there, choose another "
         "folder, or go without a cache."
     )
 
@@ -112,15 +141,15 @@ def open_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(folder / "file", error) from None
+        raise _unwritable(folder, error) from None
 
 
-def write_arrays(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all. Raises InputError."""
     try:
         write_atomically(path, save(arrays, metadata))
     except OSError as error:
-        raise unwritable(path, error) from None
+        raise _unwritable(path.parent, error) from None
 
 
 def read_keys(file: Any) -> npt.NDArray[np.uint8]:
@@ -133,103 +162,93 @@ def read_keys(file: Any) -> npt.NDArray[np.uint8]:
     return keys
 
 
-class PartsCache:
-    """The embedded parts of crops under one set of settings, in one file of ``folder``.
+def key_table(keys: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Keys as they are written, (m, 32)."""
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
-    ``shapes`` are the parts' shapes for one crop, all float32. Values lie in [-1, 1]. Processes may share the file:
-    each adds what the file lacks by then.
+
+def read_metadata(file: Any, settings: str) -> dict[str, str]:
+    """An open cache file's metadata. Raises ValueError where it is of other settings."""
+    metadata = file.metadata() or {}
+    if metadata.get("settings") != settings:
+        raise ValueError("it was made with other settings than its name says")
+    return metadata
+
+
+def cost_text(costs: Costs) -> str:
+    """Costs as metadata."""
+    return json.dumps({name: [float(cost.seconds), cost.pictures] for name, cost in costs.items()})
+
+
+def read_costs(text: str) -> dict[str, PartCost]:
+    """What :func:`cost_text` wrote. Raises ValueError or TypeError for anything else."""
+    content = json.loads(text)
+    if not isinstance(content, dict) or not content.keys() <= set(COSTS):
+        raise ValueError(f"its costs are {shown(content)}")
+    costs = {}
+    for name, (seconds, pictures) in content.items():
+        if type(seconds) is not float or not 0 <= seconds < math.inf or type(pictures) is not int or pictures < 0:
+            raise ValueError(f"its cost of {name} is {shown(content[name])}")
+        costs[name] = PartCost(seconds, pictures)
+    return costs
+
+
+class PartStore:
+    """One part of crops under the settings that it depends on, in one file of ``folder``.
+
+    ``shape`` is the part's for one crop, float32 in [-1, 1]. Processes may share the file: each adds what it lacks by
+    then.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         self._settings = settings_text(settings)
-        self._shapes = shapes
+        self._shape = shape
         self._path = folder / f"embeddings-{settings_name(self._settings)}.safetensors"
-        self._keys: list[bytes] = []
-        self._rows: list[Arrays] = []
-        self.costs = PartCosts()
-        """What all that lies in the file has cost, as of the last reading or writing."""
         open_folder(folder)
 
-    def fill(self, keys: Sequence[bytes], arrays: Arrays) -> list[int]:
-        """Fill the rows of ``arrays`` whose keys are known; the positions of the others, in order."""
-        with locked(self._path):
-            known, rows, self.costs = self._read()
-        row_of = {bytes(key): row for row, key in enumerate(known)}
-        found = [position for position, key in enumerate(keys) if key in row_of]
-        places = [row_of[keys[position]] for position in found]
-        for name in self._shapes:
-            arrays[name][found] = rows[name][places]
-        return [position for position, key in enumerate(keys) if key not in row_of]
+    def read(self) -> tuple[list[bytes], npt.NDArray[np.float32], dict[str, PartCost]]:
+        """The m keys and parts (m, …) that are there, and what they cost. Raises InputError."""
+        with _locked(self._path):
+            keys, values, costs = self._read()
+        return [bytes(key) for key in keys], values, costs
 
-    def add(self, keys: Sequence[bytes], rows: Arrays) -> None:
-        """Remember some crops' parts, (m, …) each, until :meth:`save`."""
-        self._keys += keys
-        self._rows.append(rows)
+    def add(self, keys: Sequence[bytes], values: npt.NDArray[np.float32], costs: Costs) -> dict[str, PartCost]:
+        """Write some crops' parts (m, …) beside what others have put there since; all different.
 
-    def save(self, costs: PartCosts) -> None:
-        """Write what was added into the file, beside what others have put there since; ``costs`` is what it took."""
-        if not self._keys:
-            return
-        with locked(self._path):
-            known, rows, earlier = self._read()
+        ``costs`` is what they took; what all that is there then took comes back. Raises InputError.
+        """
+        with _locked(self._path):
+            known, there, earlier = self._read()
             have = {bytes(key) for key in known}
-            fresh = [place for place, key in enumerate(self._keys) if key not in have]
-            new_keys = np.frombuffer(b"".join(self._keys), np.uint8).reshape(-1, 32)
-            merged: Arrays = {"keys": np.concatenate([known, new_keys[fresh]])}
-            for name in self._shapes:
-                added = np.concatenate([part[name] for part in self._rows])
-                merged[name] = np.concatenate([rows[name], added[fresh]])
-            self.costs = earlier + costs
-            metadata = {"settings": self._settings, "content": _content_digest(merged), "costs": _cost_text(self.costs)}
+            fresh = [row for row, key in enumerate(keys) if key not in have]
+            merged = {
+                "keys": np.concatenate([known, key_table(keys)[fresh]]),
+                "values": np.concatenate([there, values[fresh]]),
+            }
+            sums = total([earlier, costs])
+            metadata = {"settings": self._settings, "content": _content_digest(merged), "costs": cost_text(sums)}
             write_arrays(self._path, merged, metadata)
-        self._keys, self._rows = [], []
+        return sums
 
-    def _read(self) -> tuple[npt.NDArray[np.uint8], Arrays, PartCosts]:
-        """Keys (m, 32), parts and costs; nothing where there is no file, or none that can be trusted."""
-        if self._path.exists():
-            try:
-                return self._checked()
-            except DAMAGE as error:
-                set_aside(self._path, shown(str(error), 150))
-        empty = {name: np.empty((0, *shape), np.float32) for name, shape in self._shapes.items()}
-        return np.empty((0, 32), np.uint8), empty, PartCosts()
+    def _read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], dict[str, PartCost]]:
+        nothing = np.empty((0, 32), np.uint8), np.empty((0, *self._shape), np.float32), dict[str, PartCost]()
+        return read_trusted(self._path, self._checked) or nothing
 
-    def _checked(self) -> tuple[npt.NDArray[np.uint8], Arrays, PartCosts]:
-        with safe_open(self._path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("settings") != self._settings:
-                raise ValueError("it was made with other settings than its name says")
-            keys = read_keys(file)
-            rows = {name: file.get_tensor(name) for name in self._shapes}
-        for name, shape in self._shapes.items():
-            values = rows[name]
-            if values.dtype != np.float32 or values.shape != (len(keys), *shape):
-                raise ValueError(f"its {name} is {values.dtype} of shape {values.shape}")
-            # NaN compares as false.
-            if not (np.abs(values) <= 1 + 1e-3).all():
-                raise ValueError(f"its {name} holds numbers outside [-1, 1]")
-        if metadata.get("content") != _content_digest({"keys": keys, **rows}):
+    def _checked(self, file: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], dict[str, PartCost]]:
+        metadata = read_metadata(file, self._settings)
+        keys, values = read_keys(file), file.get_tensor("values")
+        if values.dtype != np.float32 or values.shape != (len(keys), *self._shape):
+            raise ValueError(f"its values are {values.dtype} of shape {values.shape}")
+        # NaN compares as false.
+        if not (np.abs(values) <= 1 + 1e-3).all():
+            raise ValueError("its values are not all in [-1, 1]")
+        if metadata.get("content") != _content_digest({"keys": keys, "values": values}):
             raise ValueError("its content is not what was written")
-        return keys, rows, _read_costs(metadata["costs"])
+        return keys, values, read_costs(metadata["costs"])
 
 
-def _content_digest(arrays: Arrays) -> str:
+def _content_digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _cost_text(costs: PartCosts) -> str:
-    return json.dumps({part: [getattr(costs, part).seconds, getattr(costs, part).crops] for part in PARTS})
-
-
-def _read_costs(text: str) -> PartCosts:
-    content = json.loads(text)
-    costs = {}
-    for field in fields(PartCosts):
-        seconds, crops = content[field.name]
-        if type(seconds) is not float or not 0 <= seconds < math.inf or type(crops) is not int or crops < 0:
-            raise ValueError(f"its cost of {field.name} is {shown(content[field.name])}")
-        costs[field.name] = PartCost(seconds, crops)
-    return PartCosts(**costs)

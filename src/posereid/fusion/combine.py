@@ -105,21 +105,25 @@ def fuse_sides(
 
 
 def mode_cost_ms(costs: PartCosts, mode: FusionMode, recipe: FusionRecipe | None = None) -> float:
-    """Milliseconds that one crop with a pose costs in a mode, all embedded poses taken.
+    """Milliseconds that one crop with a pose costs in a mode, drawn in the recipe's ``poses`` poses.
 
-    NaN where a part that the mode needs was never timed. With a recipe whose ``by_realism`` is set, D_I's time counts
-    too. The search for neighbours is not in it: it grows with the crops searched, not with each.
+    Without a recipe in all poses that were embedded. NaN where a part that the mode needs was never timed. With the
+    recipe's ``by_realism`` D_I's time counts too. The search for neighbours is not in it: it grows with the crops
+    searched, not with each.
     """
-    parts = ["own"]
+    of_crop, of_drawing = ["own"], list[str]()
     if uses_flips(mode):
-        parts.append("flipped")
+        of_crop.append("flipped")
     if uses_poses(mode):
-        parts += ["drawing", "posed"]
+        of_crop.append("encoding")
+        of_drawing += ["drawing", "posed"]
         if uses_flips(mode):
-            parts.append("posed_flipped")
+            of_drawing.append("posed_flipped")
         if recipe is not None and recipe.by_realism:
-            parts.append("judging")
-    return sum(getattr(costs, part).milliseconds for part in parts)
+            of_drawing.append("judging")
+    poses = costs.poses if recipe is None else recipe.poses
+    crop, drawing = (sum(getattr(costs, part).milliseconds for part in parts) for parts in (of_crop, of_drawing))
+    return crop + poses * drawing
 
 
 def _unit(features: Features) -> Features:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,8 @@ from posereid.data.crops import Crop
 from posereid.discriminator import PatchDiscriminator
 from posereid.embedder import Embedder
 from posereid.errors import InputError
-from posereid.fusion.cache import PartsCache, crop_key
 from posereid.fusion.costs import PartCosts
-from posereid.fusion.drawings import DrawingCache
-from posereid.fusion.embedding import PartsEmbedder
+from posereid.fusion.embedding import CropCache, PartsEmbedder
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.messages import complaint, shown
 from posereid.pose.canonical import canonical_pose
@@ -119,14 +117,15 @@ def embed_parts(
     """Embed crops, their mirror images, and their drawings in ``poses``, in the crops' order.
 
     ``poses`` are in pixels of the generator's ``crop_size``; ``discriminator`` is D_I. Each network runs where its
-    weights lie. ``batch_size`` crops are drawn in all poses at a time, which bounds the memory.
+    weights lie. ``batch_size`` crops are drawn at a time, pose by pose, which bounds the memory.
 
-    With a folder ``cache``, what was embedded before is read from there: a crop is known by the SHA-256 of its file
-    and its joints, networks by the digests of their weights, as ``Checkpoint.digest`` gives them. ``keep_drawings``
-    keeps the pictures there too, for other embedders: P times the size of the uncompressed crops.
+    With a folder ``cache`` only what is not there yet is made: each part is kept by what it depends on, a crop known
+    by the SHA-256 of its file (and its joints, for drawings), networks by the digests of their weights, as
+    ``Checkpoint.digest`` gives them, a pose by its joints. ``keep_drawings`` keeps the pictures there too, for other
+    embedders: P times the size of the uncompressed crops.
     An interrupted call keeps what it has done. Raises InputError for a crop that cannot be read, a batch size below 1,
-    and a folder that cannot be written to; ValueError for poses without a generator, or a network without its digest
-    where there is a cache.
+    and a folder that cannot be read or written to; ValueError for poses without a generator, or a network without its
+    digest where there is a cache.
     """
     if batch_size < 1:
         raise InputError(f"the batch size is {batch_size}; it must be at least 1.")
@@ -134,75 +133,53 @@ def embed_parts(
         raise ValueError("poses are drawn by a generator, and none is given")
     if not poses:
         generator = discriminator = None
-    work = PartsEmbedder(embedder, generator, discriminator, tuple(poses), flips, crops)
-    arrays = {name: np.zeros((len(crops), *shape), np.float32) for name, shape in work.shapes.items()}
-    has_pose = np.array([_can_be_drawn(crop) for crop in crops], bool)
-    keys: list[bytes] | None = None
-    store: PartsCache | None = None
-    missing = list(range(len(crops)))
+    kept = None
     if cache is not None:
+        networks = {"embedder": embedder, "generator": generator, "discriminator": discriminator}
         digests = {"embedder": embedder_digest, "generator": generator_digest, "discriminator": discriminator_digest}
-        settings = work.settings(digests)
-        keys = [crop_key(crop, drawn=bool(poses) and _can_be_drawn(crop)) for crop in crops]
-        store = PartsCache(cache, settings, work.shapes)
-        missing = store.fill(keys, arrays)
-        if keep_drawings and poses and missing:
-            of_drawings = {name: settings[name] for name in ("generator", "generator_size", "adain", "poses", "device")}
-            work.drawings = DrawingCache(cache, of_drawings, (len(poses), 3, *work.drawn_size))
-    first: dict[bytes, int] = {}
-    todo = [n for n in missing if keys is None or first.setdefault(keys[n], n) == n]
+        kept = CropCache(cache, crops, networks, digests)
+    has_pose = np.array([_can_be_drawn(crop) for crop in crops], bool)
+    drawable = np.flatnonzero(has_pose).tolist()
+    work = PartsEmbedder(embedder, generator, discriminator, poses, flips, crops, drawable, kept, keep_drawings)
+    todo = work.lacking()
     with (
         _evaluating(embedder, generator, discriminator),
-        _saving(work, store) as save_now_and_then,
+        _saving(work) as save_now_and_then,
         progress_bar(len(todo), "embedding", "crop", show=progress) as bar,
     ):
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            batch_keys = None if keys is None else [keys[n] for n in batch]
-            rows = work.embed(batch, has_pose[batch], batch_keys)
-            for name, values in rows.items():
-                arrays[name][batch] = values
-            if store is not None and batch_keys is not None:
-                store.add(batch_keys, rows)
+            work.embed(batch)
             save_now_and_then()
             bar.update(len(batch))
-    if keys is not None:
-        copies = [n for n in missing if first[keys[n]] != n]
-        for values in arrays.values():
-            values[copies] = values[[first[keys[n]] for n in copies]]
+    for table in work.tables:
+        table.share_rows()
     return EmbeddingParts(
-        arrays["own"],
-        arrays["flipped"],
-        arrays["posed"],
-        arrays["posed_flipped"],
-        arrays["realism"],
-        has_pose,
-        costs=work.watch.take() if store is None else store.costs,
-        flips=flips,
-        judged=discriminator is not None,
+        **work.arrays, has_pose=has_pose, costs=work.costs, flips=flips, judged=discriminator is not None
     )
 
 
 @contextmanager
-def _saving(work: PartsEmbedder, store: PartsCache | None) -> Iterator[Callable[[], None]]:
-    """Save what was embedded and drawn when the block ends, however it ends; the function given does it before, now
-    and then.
+def _saving(work: PartsEmbedder) -> Iterator[Callable[[], None]]:
+    """Save what was embedded and drawn when the block ends, however it ends; the function given saves the embeddings
+    before, now and then.
     """
     last = time.monotonic()
 
     def save_now_and_then() -> None:
         nonlocal last
-        if store is not None and time.monotonic() - last > _SAVE_SECONDS:
-            store.save(work.watch.take())
+        if time.monotonic() - last > _SAVE_SECONDS:
+            for table in work.tables:
+                table.save()
             last = time.monotonic()
 
-    try:
-        yield save_now_and_then
-    finally:
+    # What cannot be saved keeps nothing else from being saved.
+    with ExitStack() as at_the_end:
+        for table in work.tables:
+            at_the_end.callback(table.save)
         if work.drawings is not None:
-            work.drawings.save()
-        if store is not None:
-            store.save(work.watch.take())
+            at_the_end.callback(work.drawings.save)
+        yield save_now_and_then
 
 
 def _can_be_drawn(crop: Crop) -> bool:
