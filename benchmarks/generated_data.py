@@ -61,7 +61,6 @@ from posereid.progress import progress_bar
 from posereid.training.checkpoint import latest_checkpoint, load_embedder, load_generator
 from posereid.training.devices import pick_device, set_threads
 from posereid.training.joint import train_joint
-from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
 
 MODES: tuple[FusionMode, ...] = get_args(FusionMode)
@@ -101,14 +100,12 @@ ARMS = {
     "warm-up": Arm("+ generated, alone for the first 3 epochs", "random", {"generated_warmup": 3}),
     "filter-identity": Arm("+ generated, filter: identity", "filter-identity"),
     "filter-pose": Arm("+ generated, filter: pose (D_P)", "filter-pose"),
-    "filter-keypoints": Arm("+ generated, filter: pose (keypoint error)", "filter-keypoints"),
     "filter-realism": Arm("+ generated, filter: realism (D_I)", "filter-realism"),
     "true": Arm("+ true renders of the same poses (ceiling)", "true"),
 }
 FILTERS = {
     "filter-identity": FilteringRecipe(identity=0.5, pose=1, realism=1),
     "filter-pose": FilteringRecipe(identity=1, pose=0.5, pose_by="discriminator", realism=1),
-    "filter-keypoints": FilteringRecipe(identity=1, pose=0.5, pose_by="keypoints", realism=1),
     "filter-realism": FilteringRecipe(identity=1, pose=1, realism=0.5),
 }
 """Each keeps the better half of twice as many crops, so that every arm adds equally many."""
@@ -141,11 +138,6 @@ class Experiment:
         return self.out / "joint"
 
     @property
-    def estimator(self) -> Path:
-        """The run of the pose estimator, which saw real crops only."""
-        return self.out / "pose-estimator"
-
-    @property
     def cache(self) -> Path:
         """Embeddings, and the drawings that all networks embed."""
         return self.out / "features"
@@ -163,7 +155,6 @@ class Experiment:
     def prepare(self) -> None:
         """The generator and the sets that it draws."""
         train_joint(self.recipe, self.crops, self.joint, resume=begun(self.joint))
-        train_pose_estimator(self.exact, self.crops, self.estimator, resume=begun(self.estimator))
         checkpoint = latest_checkpoint(self.joint)
         generator = load_generator(checkpoint.folder, pick_device(self.recipe.runtime))
         for name, settings in self.drawn.items():
@@ -201,7 +192,7 @@ class Experiment:
                     settings,
                     run=self.joint,
                     judge=judge,
-                    pose_estimator=self.estimator,
+                    pose_estimator=None,
                 )
 
     @property

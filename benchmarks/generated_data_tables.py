@@ -180,7 +180,6 @@ def filters_sheet(run: Path, *, columns: int = 12) -> bytes:
     for title, name, score, sign in (
         ("identity", "filter-identity", "identity_distance", 1),
         ("pose (D_P)", "filter-pose", "pose_score", -1),
-        ("pose (keypoints)", "filter-keypoints", "pose_score", -1),
         ("realism", "filter-realism", "realism", -1),
     ):
         folder = run / "sets" / "twice" / TRAIN_FOLDER
