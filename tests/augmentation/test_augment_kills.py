@@ -253,8 +253,15 @@ def test_ctrl_c_says_that_the_same_command_goes_on(call: Call, tmp_path: Path, m
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(drawing, "draw", interrupted)
-    with pytest.raises(Stopped, match=r"SIGINT: stopped.*\.set\.unfinished, and the same command goes on") as stopped:
-        call(tmp_path / "set")
+    # A shell's background jobs begin with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(
+            Stopped, match=r"SIGINT: stopped.*\.set\.unfinished, and the same command goes on"
+        ) as stopped:
+            call(tmp_path / "set")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.value.signal_number == signal.SIGINT
     assert not (tmp_path / "set").exists()
 

@@ -64,6 +64,7 @@ def mean_over_seeds(values: npt.ArrayLike, identities: npt.ArrayLike, *, confide
     variance = of_seeds + of_people
     half = 0.0
     if variance > 0:
-        freedom = variance**2 / (of_seeds**2 / (len(table) - 1) + of_people**2 / (people - 1))
+        shares = of_seeds / variance, of_people / variance
+        freedom = 1 / (shares[0] ** 2 / (len(table) - 1) + shares[1] ** 2 / (people - 1))
         half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
     return SeedInterval(estimate, estimate - half, estimate + half, of_seeds**0.5, of_people**0.5)
