@@ -395,6 +395,8 @@ def summarise(experiment: Experiment, arms: Iterable[str], seeds: list[int]) -> 
                 row = {"mean": interval(values), "seeds": [round(100 * float(np.nanmean(v)), 2) for v in values]}
                 if arm != "real" and mode in MODES:
                     row["minus_real"] = interval(values - table("real", mode, figure))
+                if arm not in ("real", "generated") and "generated" in arrays and mode in MODES:
+                    row["minus_paper"] = interval(values - table("generated", mode, figure))
                 if mode != "off":
                     row["minus_off"] = interval(values - table(arm, "off", figure))
                 if mode not in ("off", "flip"):
