@@ -220,7 +220,7 @@ class RerankingRecipe(_Section):
 class FusionRecipe(_Section):
     """Embeddings averaged over generated poses, and over neighbours, at search time."""
 
-    poses: int = Field(1, ge=1, le=64, description="Canonical poses in which each crop is drawn.")
+    poses: int = Field(1, ge=0, le=64, description="Canonical poses in which each crop is drawn; 1 or more to fuse.")
     pose_file: Path | None = Field(
         None, description="Keypoint file of canonical poses (from `posereid poses`); without it the eight named ones."
     )

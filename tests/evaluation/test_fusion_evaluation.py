@@ -123,6 +123,8 @@ def test_what_needs_no_generator_runs_without_one(reid: Path, joint: Path, crops
         evaluate_run(reid, QUICK, crops=crops, fusion=["fusion"])
     with pytest.raises(InputError, match="leave it out"):
         evaluate_run(reid, QUICK, crops=crops, fusion=["flip"], generator_run=joint)
+    with pytest.raises(InputError, match=r"fusion\.poses is 0, .* ask for 1 to 8"):
+        evaluate_run(reid, QUICK.changed(fusion={"poses": 0}), crops=crops, fusion=["fusion"], generator_run=joint)
     with pytest.raises(InputError, match=r"fusion\.poses is 9"):
         evaluate_run(
             reid,
