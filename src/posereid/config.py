@@ -224,7 +224,7 @@ class FusionRecipe(_Section):
     pose_file: Path | None = Field(
         None, description="Keypoint file of canonical poses (from `posereid poses`); without it the eight named ones."
     )
-    weight: Probability = Field(0.6, description="Weight of the generated poses' mean beside the crop's own embedding.")
+    weight: Probability = Field(0.8, description="Weight of the generated poses' mean beside the crop's own embedding.")
     by_realism: bool = Field(False, description="Weigh each generated pose by D_I's word on it.")
     neighbours: int = Field(2, ge=1, description="Nearest crops that neighbour feature centralisation looks at.")
     mutual_within: int = Field(2, ge=1, description="How near a crop must be to its neighbour, as a rank, in return.")
