@@ -164,7 +164,7 @@ def picture(results: dict[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def crops_sheet(run: Path, *, rows: int = 5, groups: int = 3) -> bytes:
+def crops_sheet(run: Path, *, rows: int = 4, groups: int = 3) -> bytes:
     """Random drawings of the set ``random`` beside their sources, the crops whose poses they take, and true renders."""
     real = {crop.name: crop.path for crop in load_crops(run / "world").train}
     drawn = read_manifest(run / "sets" / "random")
@@ -181,7 +181,7 @@ def crops_sheet(run: Path, *, rows: int = 5, groups: int = 3) -> bytes:
     return png_bytes(contact_sheet(lines, ["source", "target pose", "generated", "true render"] * groups, scale=2))
 
 
-def filters_sheet(run: Path, *, columns: int = 12) -> bytes:
+def filters_sheet(run: Path, *, columns: int = 8) -> bytes:
     """Drawings that each filter finds best and worst, each below its source."""
     real = {crop.name: crop.path for crop in load_crops(run / "world").train}
     lines, labels = [], []
