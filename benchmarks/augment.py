@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 
-from posereid.augmentation.drawing import augment, draw, pose_maps
+from posereid.augmentation.drawing import augment, draw
 from posereid.augmentation.reading import DrawingBatch, PosesBySize, read_batches
 from posereid.augmentation.targets import plan_drawings
 from posereid.config import AugmentationRecipe, RuntimeRecipe
-from posereid.data.batches import to_float
+from posereid.data.batches import pose_maps, to_float
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize

@@ -14,6 +14,7 @@ there, from which generated_data_tables.py makes the tables and the picture of d
 
 import argparse
 import datetime
+import io
 import json
 import multiprocessing
 import os
@@ -321,9 +322,9 @@ def begun(run: Path) -> bool:
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
     """An .npz that is there whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, content.getvalue())
 
 
 def cell(recipe: Recipe, out: Path, arm: str, seed: int, fusion: FusionRecipe | None) -> str:
@@ -435,16 +436,13 @@ def parse() -> argparse.Namespace:
 def open_experiment(arguments: argparse.Namespace) -> Experiment:
     """The experiment in its folder; InputError for the folder of another one."""
     recipe, out = read_recipe(arguments.recipe), arguments.out.absolute()
-    world = recipe.world
     root = recipe.data.root
     if root is None:
         root = out / "world"
         if not root.exists():
             synthesize(
                 root,
-                identities=world.identities,
-                crops_per_identity=world.crops_per_identity,
-                cameras=world.cameras,
+                **recipe.world.model_dump(),
                 height=recipe.data.height,
                 seed=recipe.seed,
                 progress=True,

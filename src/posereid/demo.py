@@ -104,15 +104,12 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     stages = _open(out, recipe)
     print(f"Seed {recipe.seed}, device {pick_device(recipe.runtime)}; everything goes to {out}.")
 
-    world = recipe.world
     stages.run(
         "synthesize",
         out / "world",
         lambda: synthesize(
             out / "world",
-            identities=world.identities,
-            crops_per_identity=world.crops_per_identity,
-            cameras=world.cameras,
+            **recipe.world.model_dump(),
             height=recipe.data.height,
             seed=recipe.seed,
             progress=True,

@@ -28,12 +28,11 @@ from posereid.augmentation.sets import (
 from posereid.augmentation.targets import plan_drawings, plan_facts
 from posereid.augmentation.unfinished import JPEG_QUALITY, CropWriter, Plan, UnfinishedSet
 from posereid.config import AugmentationRecipe
-from posereid.data.batches import stacked, to_float, to_pixels
+from posereid.data.batches import pose_maps, to_float, to_pixels
 from posereid.data.crops import CropTable
 from posereid.errors import InputError, SharedError, Stopped
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.joints import Joints
-from posereid.pose.maps import heat_maps
 from posereid.processes import another_process_ended, process_count
 from posereid.progress import progress_bar
 from posereid.training.run_folder import lock_run
@@ -66,12 +65,6 @@ def draw(
     size = (images.shape[-2], images.shape[-1])
     maps = [pose_maps(poses, size, device) for poses in (source, target)]
     return to_pixels(generator(to_float(images.to(device)), *maps)).cpu()
-
-
-def pose_maps(poses: Sequence[Joints], size: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Heat maps (B, 18, H, W) of joints in pixels of ``size`` (H, W), rendered on ``device``."""
-    xy, present = stacked(poses)
-    return heat_maps(xy.to(device), present.to(device), *size)
 
 
 def augment(

@@ -277,6 +277,14 @@ def stacked(joints: Sequence[Joints]) -> tuple[Float[Tensor, "b 18 2"], Bool[Ten
     return torch.from_numpy(xy), torch.from_numpy(np.stack([j.present for j in joints]))
 
 
+def pose_maps(
+    joints: Sequence[Joints], size: tuple[int, int], device: torch.device | str = "cpu"
+) -> Float[Tensor, "b 18 h w"]:
+    """Heat maps of several people's joints, in pixels of ``size`` (height, width), rendered on ``device``."""
+    xy, present = stacked(joints)
+    return heat_maps(xy.to(device), present.to(device), *size)
+
+
 @dataclass(frozen=True)
 class PosedCropBatch(Batch):
     """Crops with their joints: images uint8, keypoints (x, y) in pixels of the image."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from posereid.data.batches import stacked, to_float, to_pixels
+from posereid.data.batches import pose_maps, to_float, to_pixels
 from posereid.fusion.cache import (
     cost_text,
     key_table,
@@ -28,7 +28,6 @@ from posereid.fusion.cache import (
 from posereid.fusion.costs import Costs, PartCost, total
 from posereid.generator.generator import PoseTransferGenerator
 from posereid.pose.joints import Joints
-from posereid.pose.maps import heat_maps
 
 Picture = npt.NDArray[np.uint8]
 
@@ -42,8 +41,7 @@ def encode_crops(
 ) -> Float[Tensor, "b c hh ww"]:
     """The appearance maps f_N^I of crops, which serve all poses; joints in pixels of h × w, the ``crop_size``."""
     device = next(generator.parameters()).device
-    keypoints, present = stacked(sources)
-    maps = heat_maps(keypoints.to(device), present.to(device), *images.shape[-2:])
+    maps = pose_maps(sources, (images.shape[-2], images.shape[-1]), device)
     appearance, _ = generator.paan(
         generator.appearance_encoder(to_float(images.to(device))), generator.pose_encoder(maps)
     )
@@ -58,8 +56,7 @@ def draw_pose(
 
     What :func:`posereid.augmentation.drawing.draw` gives, but that a crop is encoded once for all its poses.
     """
-    keypoints, present = stacked([pose])
-    maps = heat_maps(keypoints.to(appearance.device), present.to(appearance.device), *generator.crop_size)
+    maps = pose_maps([pose], generator.crop_size, appearance.device)
     return to_pixels(generator.pagn(appearance, maps.expand(len(appearance), -1, -1, -1)))
 
 
