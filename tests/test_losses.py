@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from posereid.losses import (
     quartet_loss,
     reconstruction_loss,
     semantic_consistency_loss,
+    structure_loss,
     weighted_sum,
 )
 
@@ -128,6 +130,41 @@ def test_reconstruction_loss_spans_zero_to_two_for_images() -> None:
     black, white = -torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
     assert reconstruction_loss(black, black).item() == 0
     assert reconstruction_loss(black, white).item() == 2
+
+
+def similarity_by_loops(one: Tensor, other: Tensor) -> float:
+    """SSIM of (B, 3, H, W) in [-1, 1] from its definition; pictures mirrored at their borders, ends not repeated."""
+    window = [math.exp(-((k - 5) ** 2) / (2 * 1.5**2)) for k in range(11)]
+    weights = [[a * b / sum(window) ** 2 for b in window] for a in window]
+    batch, channels, height, width = one.shape
+    first, second = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    total = 0.0
+    for b, c, y, x in itertools.product(range(batch), range(channels), range(height), range(width)):
+        sums = [0.0] * 5
+        for dy, dx in itertools.product(range(11), range(11)):
+            row, column = (
+                abs(at) if at < size else 2 * (size - 1) - at
+                for at, size in ((y + dy - 5, height), (x + dx - 5, width))
+            )
+            u, v = one[b, c, row, column].item(), other[b, c, row, column].item()
+            for place, value in enumerate((u, v, u * u, v * v, u * v)):
+                sums[place] += weights[dy][dx] * value
+        mean_u, mean_v, squares_u, squares_v, products = sums
+        variances = squares_u - mean_u**2 + squares_v - mean_v**2
+        covariance = products - mean_u * mean_v
+        total += (
+            (2 * mean_u * mean_v + first)
+            * (2 * covariance + second)
+            / ((mean_u**2 + mean_v**2 + first) * (variances + second))
+        )
+    return total / (batch * channels * height * width)
+
+
+def test_structure_loss_is_one_minus_ssim_written_as_a_loop() -> None:
+    random = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(1, 3, 9, 7, generator=random, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    assert structure_loss(one, other).item() == pytest.approx(1 - similarity_by_loops(one, other), abs=1e-9)
+    assert structure_loss(one, one).item() == pytest.approx(0, abs=1e-9)
 
 
 @given(pairs_of((3, 4), 2))

@@ -74,6 +74,17 @@ class GeneratorRecipe(_Section):
     adain: Literal["literal", "pose_content"] = Field(
         "pose_content", description="Which side of equation 3 takes the other's statistics."
     )
+    start: Literal["pose", "appearance"] = Field(
+        "pose", description="What PAGN's appearance stream starts from: the smallest target-pose map, or f_N^I."
+    )
+    content: Literal["last", "same_scale"] = Field(
+        "last", description="What equation 3 takes of the source: f_N^I resized, or PAAN's map at the block's scale."
+    )
+    texture: Literal["none", "limbs"] = Field(
+        "none",
+        description="Beyond the paper: limbs lays the source's pixels over the target pose, part by part of the body.",
+    )
+    cameras: bool = Field(False, description="Beyond the paper: the generator is told which camera the target is from.")
 
 
 class DiscriminatorRecipe(_Section):
@@ -101,6 +112,7 @@ class LossRecipe(_Section):
 
     adversarial: Weight = Field(5.0, description="λ_GAN, of equations 7 and 8.")
     reconstruction: Weight = Field(10.0, description="λ_R, of equation 9.")
+    structure: Weight = Field(0.0, description="Weight of 1 - SSIM between drawn and target crops; not in the paper.")
     semantic: Weight = Field(10.0, description="λ_S, of equation 10.")
     quartet: Weight = Field(1.0, description="λ_quartet, of equation 12.")
     identity: Weight = Field(1.0, description="λ_id, of equation 13.")
@@ -112,6 +124,9 @@ class LossRecipe(_Section):
     )
     margin: float = Field(-1.0, description="τ1 of equation 12.")
     intra_margin: float = Field(0.01, description="τ2 of equation 12.")
+    semantic_teaches_embedder: bool = Field(
+        True, description="Whether the gradient of equation 10 reaches E; if not, it moves the generator alone."
+    )
     quartets_with_generated: bool = Field(True, description="Whether quartets may hold generated images.")
     adversarial_warmup: int = Field(0, ge=0, description="Steps before the adversarial terms begin.")
     adversarial_ramp: int = Field(0, ge=0, description="Steps over which their weight then rises to its full value.")

@@ -160,13 +160,14 @@ def test_a_batch_holds_its_rows_field_by_field_and_renders_its_poses(crops: Crop
         assert torch.equal(batch.target_images[n], images.image(target))
         np.testing.assert_array_equal(batch.source_keypoints[n], images.joints(source).xy)
         assert batch.labels[n] == labels[train[source].identity]
+        assert batch.target_cameras[n] == train[target].camera
         x, y = batch.target_keypoints[n, 1].round().int().tolist()
         assert batch.target_poses[n, 1, y, x] > 0.9
     assert batch.source_poses.shape == batch.target_poses.shape == (3, 18, 64, 32)
 
 
 def test_a_batch_moves_to_another_device_whole() -> None:
-    tensors = [torch.zeros(1)] * 7
+    tensors = [torch.zeros(1)] * 8
     moved = PosePairBatch(*tensors, {3: "no picture"}).to("meta")
     assert all(value.device.type == "meta" for value in vars(moved).values() if isinstance(value, torch.Tensor))
     assert moved.unreadable == {3: "no picture"}

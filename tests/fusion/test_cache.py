@@ -51,7 +51,7 @@ def counts(embedder: Embedder, generator: PoseTransferGenerator, discriminator: 
     networks = {
         "embedded": embedder.backbone,
         "encoded": generator.appearance_encoder,
-        "drawn": generator.pagn,
+        "drawn": generator.pagn.to_image,
         "judged": discriminator,
     }
     hooks = [network.register_forward_hook(count(name)) for name, network in networks.items()]

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from posereid.generator.generator import PoseTransferGenerator, block_widths, build_generator
-from posereid.generator.pagn import AdaINReading
+from posereid.generator.generator import EncodedPeople, PoseTransferGenerator, block_widths, build_generator
+from posereid.generator.pagn import AdaINReading, Content, Start
 
 
 def inputs(batch: int = 2, height: int = 64, width: int = 32, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,6 +74,22 @@ def test_outside_training_a_sample_does_not_depend_on_its_neighbours() -> None:
     together = generator(*batch)
     alone = torch.cat([generator(*(part[n : n + 1] for part in batch)) for n in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["last", "same_scale"])
+@pytest.mark.parametrize("start", ["pose", "appearance"])
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_each_start_and_content_of_pagn_draws_and_learns(blocks: int, start: Start, content: Content) -> None:
+    torch.manual_seed(0)
+    generator = build_generator(blocks, base_width=4, max_width=16, start=start, content=content)
+    images, source, target = inputs(4)
+    drawn = generator(images, source, target)
+    assert drawn.shape == images.shape
+    drawn.square().sum().backward()
+    without = [name for name, weight in generator.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+    people = EncodedPeople.together(generator.eval().encode(images, source).apart())
+    torch.testing.assert_close(generator.draw(people, target), generator(images, source, target), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

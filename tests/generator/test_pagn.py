@@ -109,7 +109,7 @@ def test_n_blocks_double_the_resolution_n_times(blocks: int) -> None:
     scales = []
     for block in network.blocks:
         block.register_forward_hook(lambda _, __, output: scales.append(output[1].shape))
-    source = torch.randn(1, widths[-1], height // 2**blocks, width // 2**blocks)
+    source = [torch.randn(1, widths[-1], height // 2**blocks, width // 2**blocks)]
     image = network(source, torch.rand(1, 18, height, width))
     assert image.shape == (1, 3, height, width)
     expected = [(1, widths[level], height // 2**level, width // 2**level) for level in range(blocks - 1, -1, -1)]
@@ -123,7 +123,7 @@ def test_every_block_sees_the_target_pose_at_its_own_input_scale() -> None:
     for block in network.blocks:
         block.register_forward_hook(lambda _, inputs, __: poses.append(inputs[2]))
     target = torch.rand(1, 18, 16, 8)
-    network(torch.randn(1, 8, 4, 2), target)
+    network([torch.randn(1, 8, 4, 2)], target)
     for pose, factor in zip(poses, (4, 2), strict=True):
         cells = target.unfold(2, factor, factor).unfold(3, factor, factor)
         torch.testing.assert_close(pose, cells.mean((-1, -2)))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -348,6 +349,49 @@ def test_during_the_semantic_warmup_the_term_is_logged_and_not_learned(
     assert moved(networks, before) == set()
     training_step(networks, batch, recipe, 12, fabric)
     assert moved(networks, before) == {"generator", "embedder"}
+
+
+def test_the_semantic_term_can_move_the_generator_alone(
+    batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric
+) -> None:
+    only_semantic = dict.fromkeys(("reconstruction", "adversarial", "quartet", "identity"), 0.0)
+    found = {}
+    for teaches in (True, False):
+        recipe = tiny_recipe(losses=only_semantic | {"semantic_teaches_embedder": teaches})
+        networks = build(recipe, fabric)
+        before = snapshot(networks)
+        report = training_step(networks, batch, recipe, 5, fabric)
+        found[teaches] = report.losses["semantic"], moved(networks, before)
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-4)
+    assert found[True][1] == {"generator", "embedder"}
+    assert found[False][1] == {"generator"}
+
+
+def test_the_structure_term_is_learned_where_it_has_a_weight(
+    batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric
+) -> None:
+    only = dict.fromkeys(("reconstruction", "adversarial", "semantic", "quartet", "identity"), 0.0)
+    recipe = tiny_recipe(losses=only | {"structure": 1})
+    networks = build(recipe, fabric)
+    before = snapshot(networks)
+    assert set(training_step(networks, batch, recipe, 1, fabric).losses) == {"structure"}
+    assert moved(networks, before) == {"generator"}
+
+
+@pytest.mark.parametrize("generator", [{"texture": "limbs", "cameras": True}, {"start": "appearance"}], ids=str)
+def test_what_goes_beyond_the_paper_trains_and_comes_back_from_its_checkpoint(
+    generator: dict[str, Any], crops: CropTable, tiny_recipe: Build, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(generator=generator)
+    run = train_joint(recipe, crops, tmp_path / "run", progress=False)
+    kept = load_file(latest_checkpoint(run).folder / "generator.safetensors")
+    loaded = load_generator(run)
+    assert all(torch.equal(value, kept[name]) for name, value in loaded.state_dict().items())
+    if loaded.camera_code is not None:
+        seen = {crop.camera for crop in crops.train}
+        learned = loaded.camera_code.codes.detach().flatten(1).any(dim=1).nonzero().flatten().tolist()
+        assert set(learned) - {0} <= seen
+        assert learned
 
 
 def test_the_ramp_scales_the_adversarial_gradient(batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric) -> None:

@@ -55,16 +55,22 @@ class GeneratedSet:
 
 @torch.no_grad()
 def draw(
-    generator: PoseTransferGenerator, images: torch.Tensor, source: Sequence[Joints], target: Sequence[Joints]
+    generator: PoseTransferGenerator,
+    images: torch.Tensor,
+    source: Sequence[Joints],
+    target: Sequence[Joints],
+    cameras: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Redraw people: (B, 3, H, W) uint8 pixels and joints in pixels of H × W to (B, 3, H, W) uint8 pixels.
 
-    Runs where the generator's weights lie; H × W is its ``crop_size``.
+    ``cameras`` are numbers for a generator that knows cameras; without them it draws for any. Runs where the
+    generator's weights lie; H × W is its ``crop_size``.
     """
     device = next(generator.parameters()).device
     size = (images.shape[-2], images.shape[-1])
     maps = [pose_maps(poses, size, device) for poses in (source, target)]
-    return to_pixels(generator(to_float(images.to(device)), *maps)).cpu()
+    numbers = None if cameras is None else torch.tensor(cameras, device=device)
+    return to_pixels(generator(to_float(images.to(device)), *maps, numbers)).cpu()
 
 
 def augment(
@@ -215,7 +221,13 @@ class _Augmentation:
             CropWriter(self.work, self.recipe.workers, 2 * size) as writer,
         ):
             for batch in read_batches(own, self.train, self.poses):
-                drawn = draw(self.generator, batch.images, batch.source_poses, batch.target_poses)
+                drawn = draw(
+                    self.generator,
+                    batch.images,
+                    batch.source_poses,
+                    batch.target_poses,
+                    [self.train[each.source].camera for each in batch.drawings],
+                )
                 for each, pixels in zip(batch.drawings, drawn, strict=True):
                     if each.name not in finished:
                         writer.put(each.name, pixels)

@@ -200,7 +200,7 @@ class Batch:
 class PosePairBatch(Batch):
     """Pairs (I_c, P_c) → (I_t, P_t) of one identity each: images uint8, joints in pixels of the image.
 
-    ``labels`` are classifier classes (0 … number of training identities - 1).
+    ``labels`` are classifier classes (0 … number of training identities - 1), ``target_cameras`` numbers from 1.
     """
 
     source_images: UInt8[Tensor, "b 3 h w"]
@@ -209,6 +209,7 @@ class PosePairBatch(Batch):
     target_images: UInt8[Tensor, "b 3 h w"]
     target_keypoints: Float[Tensor, "b 18 2"]
     target_present: Bool[Tensor, "b 18"]
+    target_cameras: Int[Tensor, " b"]
     labels: Int[Tensor, " b"]
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
@@ -260,7 +261,8 @@ class PosePairs(Dataset[PosePairBatch]):
         pixels[mirrored] = pixels[mirrored].flip(-1)
         source, target = (self._joints([row[column] for row in rows], mirrored) for column in (1, 2))
         labels = torch.tensor([self.labels[self.images.crops[source].identity] for _, source, _ in rows])
-        return PosePairBatch(pixels[:, 0], *source, pixels[:, 1], *target, labels, unreadable)
+        cameras = torch.tensor([self.images.crops[target].camera for _, _, target in rows])
+        return PosePairBatch(pixels[:, 0], *source, pixels[:, 1], *target, cameras, labels, unreadable)
 
     def _joints(
         self, positions: Sequence[int], mirrored: Bool[np.ndarray, " b"]

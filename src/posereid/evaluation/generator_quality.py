@@ -218,7 +218,10 @@ class _Answers:
 
     def _drawn(self, batch: PosePairBatch) -> Tensor:
         batch = batch.to(next(self.generator.parameters()).device)
-        return to_pixels(self.generator(to_float(batch.source_images), batch.source_poses, batch.target_poses)).cpu()
+        drawn = self.generator(
+            to_float(batch.source_images), batch.source_poses, batch.target_poses, batch.target_cameras
+        )
+        return to_pixels(drawn).cpu()
 
 
 def _set_wide(statistics: Mapping[str, PictureStatistics]) -> dict[str, dict[str, dict[str, float]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from posereid.data.batches import pose_maps, to_float, to_pixels
@@ -26,7 +26,7 @@ from posereid.fusion.cache import (
     write_arrays,
 )
 from posereid.fusion.costs import Costs, PartCost, total
-from posereid.generator.generator import PoseTransferGenerator
+from posereid.generator.generator import EncodedPeople, PoseTransferGenerator
 from posereid.pose.joints import Joints
 
 Picture = npt.NDArray[np.uint8]
@@ -38,26 +38,24 @@ _SHARD_BYTES = 2**27
 @torch.no_grad()
 def encode_crops(
     generator: PoseTransferGenerator, images: UInt8[Tensor, "b 3 h w"], sources: Sequence[Joints]
-) -> Float[Tensor, "b c hh ww"]:
-    """The appearance maps f_N^I of crops, which serve all poses; joints in pixels of h × w, the ``crop_size``."""
+) -> EncodedPeople:
+    """What the generator keeps of crops, which serves all poses; joints in pixels of h × w, the ``crop_size``."""
     device = next(generator.parameters()).device
     maps = pose_maps(sources, (images.shape[-2], images.shape[-1]), device)
-    appearance, _ = generator.paan(
-        generator.appearance_encoder(to_float(images.to(device))), generator.pose_encoder(maps)
-    )
-    return appearance
+    return generator.encode(to_float(images.to(device)), maps)
 
 
 @torch.no_grad()
 def draw_pose(
-    generator: PoseTransferGenerator, appearance: Float[Tensor, "b c hh ww"], pose: Joints
+    generator: PoseTransferGenerator, people: EncodedPeople, pose: Joints
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Encoded crops in one pose, on the generator's device.
 
-    What :func:`posereid.augmentation.drawing.draw` gives, but that a crop is encoded once for all its poses.
+    What :func:`posereid.augmentation.drawing.draw` gives, but that a crop is encoded once for all its poses. A
+    generator that knows cameras draws for any camera, so that all crops come out as if seen by one.
     """
-    maps = pose_maps([pose], generator.crop_size, appearance.device)
-    return to_pixels(generator.pagn(appearance, maps.expand(len(appearance), -1, -1, -1)))
+    maps = pose_maps([pose], generator.crop_size, people.appearance[-1].device)
+    return to_pixels(generator.draw(people, maps.expand(len(people), -1, -1, -1)))
 
 
 def drawing_key(crop: bytes, pose: Joints) -> bytes:

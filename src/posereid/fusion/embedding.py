@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from posereid.data.batches import CropImages, to_float
@@ -20,12 +20,12 @@ from posereid.fusion.cache import PartStore, crop_keys, pose_digest
 from posereid.fusion.costs import PartCost, PartCosts, timed, total
 from posereid.fusion.drawings import DrawingCache, draw_pose, drawing_key, encode_crops
 from posereid.fusion.table import PartTable
-from posereid.generator.generator import PoseTransferGenerator
+from posereid.generator.generator import EncodedPeople, PoseTransferGenerator
 from posereid.pose.joints import Joints
 
 Read = Callable[[int], UInt8[Tensor, "3 h w"]]
-# A crop's appearance map by its position, and what it took to make.
-Appearances = dict[int, tuple[Float[Tensor, "c hh ww"], PartCost]]
+# An encoded crop by its position, and what it took to encode.
+Appearances = dict[int, tuple[EncodedPeople, PartCost]]
 
 
 class CropCache:
@@ -212,8 +212,8 @@ class PartsEmbedder:
                 drawn[row] = torch.from_numpy(found[key])
         fresh = [row for row in range(len(positions)) if not keys or keys[row] not in found]
         if fresh:
-            maps, encoding = self._encoded([positions[row] for row in fresh], sources[fresh], appearances)
-            pictures, drawing = timed(maps.device, len(fresh), draw_pose, self.generator, maps, pose)
+            people, encoding = self._encoded([positions[row] for row in fresh], sources[fresh], appearances)
+            pictures, drawing = timed(_device(self.generator), len(fresh), draw_pose, self.generator, people, pose)
             drawn[fresh] = pictures.cpu()
             new = {"encoding": encoding, "drawing": drawing}
             costs = total([costs, new])
@@ -223,17 +223,18 @@ class PartsEmbedder:
 
     def _encoded(
         self, positions: Sequence[int], sources: UInt8[Tensor, "b 3 h w"], appearances: Appearances
-    ) -> tuple[Float[Tensor, "b c hh ww"], PartCost]:
-        """The crops' appearance maps and what they took, now or for an earlier pose."""
+    ) -> tuple[EncodedPeople, PartCost]:
+        """The encoded crops and what they took, now or for an earlier pose."""
         assert self.generator is not None
         rows = [row for row, position in enumerate(positions) if position not in appearances]
         if rows:
             joints = [self.sources.joints(positions[row]) for row in rows]
             device = _device(self.generator)
-            maps, cost = timed(device, len(rows), encode_crops, self.generator, sources[rows], joints)
-            appearances |= {positions[row]: (each, cost.share(1)) for row, each in zip(rows, maps, strict=True)}
+            people, cost = timed(device, len(rows), encode_crops, self.generator, sources[rows], joints)
+            new = zip(rows, people.apart(), strict=True)
+            appearances |= {positions[row]: (each, cost.share(1)) for row, each in new}
         chosen = [appearances[position] for position in positions]
-        return torch.stack([each for each, _ in chosen]), sum((cost for _, cost in chosen), PartCost())
+        return EncodedPeople.together([each for each, _ in chosen]), sum((cost for _, cost in chosen), PartCost())
 
     def _judged(self, sources: UInt8[Tensor, "b 3 h w"], drawn: UInt8[Tensor, "b 3 h w"]) -> npt.NDArray[np.float32]:
         """D_I's word on each drawing, (b,) in [0, 1]."""

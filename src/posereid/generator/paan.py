@@ -72,6 +72,15 @@ class AppearanceNetwork(nn.Module):
         self, appearance: Float[Tensor, "b c0 h w"], pose: Float[Tensor, "b c0 h w"]
     ) -> tuple[Float[Tensor, "b cn hn wn"], Float[Tensor, "b cn hn wn"]]:
         """(f_0^I, f_0^P) to (f_N^I, f_N^P); resolution falls by 2^N."""
+        maps, pose = self.scales(appearance, pose)
+        return maps[-1], pose
+
+    def scales(
+        self, appearance: Float[Tensor, "b c0 h w"], pose: Float[Tensor, "b c0 h w"]
+    ) -> tuple[list[Float[Tensor, "b c hs ws"]], Float[Tensor, "b cn hn wn"]]:
+        """The same, with the appearance maps of all scales: f_0^I … f_N^I."""
+        maps = [appearance]
         for block in self.blocks:
-            appearance, pose = block(appearance, pose)
-        return appearance, pose
+            appearance, pose = block(maps[-1], pose)
+            maps.append(appearance)
+        return maps, pose

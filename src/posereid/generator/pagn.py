@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from posereid.generator.encoders import convolution
 
 AdaINReading = Literal["literal", "pose_content"]
+Start = Literal["pose", "appearance"]
+Content = Literal["last", "same_scale"]
 
 
 def adaptive_instance_normalisation(
@@ -115,32 +117,65 @@ class GenerationBlock(nn.Module):
 class GenerationNetwork(nn.Module):
     """N generation blocks, then the concatenation of I_N^g and f_N^g to an image (section 3.2).
 
-    ``widths`` are PAAN's (f_0 … f_N); block n ends with the width that PAAN had at its scale. The appearance
-    stream starts from the smallest target-pose map, the image stream from f_N^I: the paper gives no start.
+    ``widths`` are PAAN's (f_0 … f_N); block n ends with the width that PAAN had at its scale. The image stream starts
+    from f_N^I. The paper gives no start, and leaves two choices open:
+
+    - ``start``, of the appearance stream: the smallest target-pose map (``pose``) or f_N^I (``appearance``);
+    - ``content``, what equation 3 takes of the source: f_N^I, resized (``last``), or PAAN's map at the block's own
+      scale (``same_scale``).
     """
 
-    def __init__(self, widths: Sequence[int], pose_channels: int = 18, reading: AdaINReading = "pose_content") -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        pose_channels: int = 18,
+        reading: AdaINReading = "pose_content",
+        start: Start = "pose",
+        content: Content = "last",
+    ) -> None:
         super().__init__()
+        self.start: Start = start
+        self.content: Content = content
         ends = list(reversed(widths[:-1]))
-        source = widths[-1]
-        appearance_inputs = [pose_channels, *ends[:-1]]
-        image_inputs = [source, *ends[:-1]]
+        last = widths[-1]
+        appearance_inputs = [pose_channels if start == "pose" else last, *ends[:-1]]
+        image_inputs = [last, *ends[:-1]]
+        sources = [last] * len(ends) if content == "last" else ends
         self.blocks = nn.ModuleList(
             GenerationBlock(inputs, image, outputs, source, pose_channels, reading)
-            for inputs, image, outputs in zip(appearance_inputs, image_inputs, ends, strict=True)
+            for inputs, image, outputs, source in zip(appearance_inputs, image_inputs, ends, sources, strict=True)
         )
         self.to_image = nn.Sequential(
             convolution(2 * ends[-1], ends[-1]), nn.Conv2d(ends[-1], 3, 3, padding=1), nn.Tanh()
         )
 
     def forward(
-        self, source_appearance: Float[Tensor, "b source hn wn"], target_pose: Float[Tensor, "b joints h w"]
+        self, source: Sequence[Float[Tensor, "b c hs ws"]], target_pose: Float[Tensor, "b joints h w"]
     ) -> Float[Tensor, "b 3 h w"]:
-        """f_N^I and the full-size heat maps P_t to the image I^g in [-1, 1]."""
+        """f_0^I … f_N^I and the full-size heat maps P_t to the image I^g in [-1, 1].
+
+        Without ``same_scale`` only the last of the maps is looked at, and the others may be missing.
+        """
+        return self.to_image(torch.cat(self.streams(source, target_pose), dim=1))
+
+    def streams(
+        self,
+        source: Sequence[Float[Tensor, "b c hs ws"]],
+        target_pose: Float[Tensor, "b joints h w"],
+        textures: Sequence[Float[Tensor, "b c hs ws"]] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """I_N^g and f_N^g, what the image is made of.
+
+        ``textures``, which the paper does not have, are maps that are added to the image stream after each block.
+        """
         poses = [target_pose]
         for _ in self.blocks:
             poses.append(F.avg_pool2d(poses[-1], 2))
-        appearance, image = poses[-1], source_appearance
-        for block, pose in zip(self.blocks, reversed(poses[1:]), strict=True):
-            appearance, image = block(appearance, image, pose, source_appearance)
-        return self.to_image(torch.cat([image, appearance], dim=1))
+        image = source[-1]
+        appearance = poses[-1] if self.start == "pose" else image
+        contents = [image] * len(self.blocks) if self.content == "last" else list(reversed(source[:-1]))
+        for number, (block, pose, content) in enumerate(zip(self.blocks, reversed(poses[1:]), contents, strict=True)):
+            appearance, image = block(appearance, image, pose, content)
+            if textures is not None:
+                image = image + textures[number]
+        return image, appearance

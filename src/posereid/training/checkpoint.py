@@ -315,6 +315,10 @@ def new_generator(recipe: Recipe) -> PoseTransferGenerator:
         parts.max_width,
         parts.adain,
         crop_size=(recipe.data.height, recipe.data.width),
+        start=parts.start,
+        content=parts.content,
+        texture=parts.texture == "limbs",
+        cameras=parts.cameras,
     )
 
 

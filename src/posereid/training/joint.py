@@ -23,6 +23,7 @@ from posereid.losses import (
     quartet_loss,
     reconstruction_loss,
     semantic_consistency_loss,
+    structure_loss,
     weighted_sum,
 )
 from posereid.pictures import save_png
@@ -77,12 +78,12 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
 
 
 def _require_terms(losses: LossRecipe) -> None:
-    others = losses.reconstruction or losses.semantic or losses.quartet or losses.identity
+    others = losses.reconstruction or losses.structure or losses.semantic or losses.quartet or losses.identity
     judged = losses.appearance_discriminator or losses.pose_discriminator
     if not others and (losses.adversarial_warmup or not (losses.adversarial and judged)):
         raise InputError(
             "losses: no term is left to learn from, at least until adversarial_warmup is over; give reconstruction, "
-            "semantic, quartet or identity a weight above 0."
+            "structure, semantic, quartet or identity a weight above 0."
         )
 
 
@@ -95,7 +96,7 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     losses, largest = recipe.losses, recipe.safety.largest_loss
     source, target = (_image(pixels, recipe) for pixels in (batch.source_images, batch.target_images))
     source_pose, target_pose = (_ordered(pose, recipe) for pose in (batch.source_poses, batch.target_poses))
-    generated = networks.wrapped["generator"](source, source_pose, target_pose)
+    generated = networks.wrapped["generator"](source, source_pose, target_pose, batch.target_cameras)
 
     conditions = {
         name: condition
@@ -110,6 +111,7 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     weights = {
         "adversarial": adversarial_weight,
         "reconstruction": losses.reconstruction,
+        "structure": losses.structure,
         "semantic": losses.semantic * ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp),
         "quartet": losses.quartet,
         "identity": losses.identity,
@@ -168,6 +170,9 @@ def joint_terms(
     terms = {}
     if losses.reconstruction:
         terms["reconstruction"] = reconstruction_loss(generated.float(), target)
+    if losses.structure:
+        with torch.autocast(target.device.type, enabled=False):
+            terms["structure"] = structure_loss(generated.float(), target)
     if conditions:
         judges = [networks.bare[name] for name in conditions]
         with fabric.autocast(), _frozen(judges):
@@ -181,11 +186,18 @@ def joint_terms(
         # One pass over the three kinds of image: normalisation sees real and generated crops together. Row by row
         # I_c, I_t, I_g, so that several processes' rows follow each other as one process's do.
         images = torch.stack([source, target, generated.to(source.dtype)], dim=1).flatten(0, 1)
-        embedded = networks.wrapped["embedder"](_ordered(images, recipe))
+        images = _ordered(images, recipe)
+        embedded = networks.wrapped["embedder"](images)
         embedding, logits = embedded["embedding"].float(), embedded["logits"].float()
         labels = batch.labels.repeat_interleave(3)
         if losses.semantic:
-            terms["semantic"] = semantic_consistency_loss(embedding[0::3], embedding[2::3])
+            sources, drawings = embedding[0::3], embedding[2::3]
+            if not losses.semantic_teaches_embedder:
+                # The same batch again, because normalisation makes an embedding depend on its neighbours.
+                embedder = networks.bare["embedder"]
+                with fabric.autocast(), _frozen([embedder]):
+                    sources, drawings = sources.detach(), embedder(images)["embedding"].float()[2::3]
+            terms["semantic"] = semantic_consistency_loss(sources, drawings)
         if losses.quartet:
             terms["quartet"] = _batch_quartet_loss(embedding, labels, losses, recipe.seed, step)
         if losses.identity:
@@ -258,6 +270,11 @@ def _save_samples(networks: Networks, batch: PosePairBatch, out: Path, step: int
         return
     generator = networks.plain["generator"].eval()
     device_batch = batch.to(fabric.device)
-    drawn = generator(to_float(device_batch.source_images), device_batch.source_poses, device_batch.target_poses)
+    drawn = generator(
+        to_float(device_batch.source_images),
+        device_batch.source_poses,
+        device_batch.target_poses,
+        device_batch.target_cameras,
+    )
     generator.train()
     save_png(out / "samples" / f"step-{step:08d}.png", pose_pair_sheet(batch, drawn))
