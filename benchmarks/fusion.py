@@ -75,6 +75,7 @@ def main() -> None:
             identities=8,
             crops_per_identity=max(8, -(-arguments.crops // 3)),
             height=recipe.data.height,
+            preset=recipe.world.preset,
         )
         table = load_crops(world)
         crops = [c for c in (*table.query, *table.gallery) if c.joints is not None and c.joints.has_torso]

@@ -14,13 +14,11 @@ there, from which generated_data_tables.py makes the tables and the picture of d
 
 import argparse
 import datetime
-import io
 import json
 import multiprocessing
 import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from posereid.ablation.running import be_a_worker
+from posereid.ablation.work import begun, choose, write_arrays
 from posereid.augmentation.drawing import augment, draw
 from posereid.augmentation.filters import filter_set
 from posereid.augmentation.sets import read_manifest, read_set, with_generated
@@ -305,28 +305,6 @@ class Experiment:
         write_arrays(path, arrays)
 
 
-def choose(fusion: FusionRecipe, grids: list[list[dict[str, Any]]]) -> tuple[FusionRecipe, list[dict[str, Any]]]:
-    """The setting of the best mean mAP over the networks' grids, the first of equals, and all with their means."""
-    rows = [
-        {**same[0], "mAP": float(np.mean([row["mAP"] for row in same])), "seeds": [row["mAP"] for row in same]}
-        for same in zip(*grids, strict=True)
-    ]
-    best = max(rows, key=lambda row: row["mAP"])
-    return fusion.changed(**{name: best[name] for name in ("weight", "poses", "by_realism")}), rows
-
-
-def begun(run: Path) -> bool:
-    """Whether a run is to be taken up; of a finished one that is nothing but a look at its checkpoint."""
-    return (run / "recipe.yaml").exists()
-
-
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
-    """An .npz that is there whole or not at all."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, content.getvalue())
-
-
 def cell(recipe: Recipe, out: Path, arm: str, seed: int, fusion: FusionRecipe | None) -> str:
     """Train one network and let it search."""
     experiment = Experiment(recipe, out)
@@ -336,18 +314,6 @@ def cell(recipe: Recipe, out: Path, arm: str, seed: int, fusion: FusionRecipe | 
     else:
         experiment.evaluate(arm, seed, fusion)
     return f"{arm}, seed {seed}"
-
-
-def be_a_worker(parent: int) -> None:
-    """One thread for this process, and its end when the one that started it is gone: the pool would wait for ever."""
-    torch.set_num_threads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def spread(experiment: Experiment, cells: list[tuple[str, int]], fusion: FusionRecipe | None, jobs: int) -> None:
@@ -361,7 +327,7 @@ def spread(experiment: Experiment, cells: list[tuple[str, int]], fusion: FusionR
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=be_a_worker, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=be_a_worker, initargs=(os.getpid(), 1))
         try:
             for done in as_completed([pool.submit(cell, *each) for each in work]):
                 bar.set_postfix_str(done.result())
@@ -464,9 +430,9 @@ def main() -> None:
     experiment.prepare()
     seeds = arguments.seeds
     spread(experiment, [("real", seed) for seed in seeds], None, arguments.jobs)
-    chosen, grid = choose(
-        experiment.recipe.evaluation.fusion, [experiment.grid(experiment.run("real", seed)) for seed in seeds]
-    )
+    grids = [experiment.grid(experiment.run("real", seed)) for seed in seeds]
+    best, grid = choose(grids, ("weight", "poses", "by_realism"))
+    chosen = experiment.recipe.evaluation.fusion.changed(**best)
     print(f"Chosen on the held-out identities: {chosen.poses} poses, weight {chosen.weight:g}.")
     arms = [arm for arm in ARMS if arm == "real" or arm in arguments.arms]
     if set(arms) & set(FILTERS):

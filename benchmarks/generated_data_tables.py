@@ -11,7 +11,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from posereid.ablation.tables import difference, markdown
 from posereid.augmentation.sets import TRAIN_FOLDER, ManifestRow, read_manifest
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
@@ -31,21 +31,6 @@ RESULTS = ROOT / "docs" / "generated-data.json"
 PICTURES = ROOT / "docs" / "images"
 MODES = ("off", "flip", "fusion", "fusion+flip", "nfc", "all")
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and the others figures."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def difference(row: dict[str, Any], against: str) -> str:
-    """A difference with its interval, in bold where the interval leaves zero out."""
-    if against not in row:
-        return "–"
-    middle, low, high = row[against]
-    text = f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:

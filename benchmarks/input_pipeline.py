@@ -60,7 +60,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         world = synthesize(
-            Path(scratch) / "world", identities=arguments.identities, crops_per_identity=32, height=recipe.data.height
+            Path(scratch) / "world",
+            identities=arguments.identities,
+            crops_per_identity=32,
+            height=recipe.data.height,
+            preset=recipe.world.preset,
         )
         write_shards(load_crops(world), Path(scratch) / "shards")
         sources = {name: load_crops(Path(scratch) / name).train for name in ("world", "shards")}

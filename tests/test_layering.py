@@ -24,6 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = (
             "evaluation_report",
             "cli",
             "commands",
+            "ablation",
             "demo",
             "demo_report",
             "__main__",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
+from posereid.commands.ablation import Ablate
 from posereid.commands.augmentation import Augment
 from posereid.commands.data import Check, Shard, Synthesize
 from posereid.commands.evaluation import Compare, Evaluate
@@ -59,11 +60,13 @@ COMMANDS: dict[str, Any] = {
     "tune-fusion": TuneFusion,
     "embed": Embed,
     "transfer": Transfer,
+    "ablate": Ablate,
 }
-WITH_RECIPE: dict[str, type[Train] | type[TrainReid] | type[TrainPose]] = {
+WITH_RECIPE: dict[str, type[Train] | type[TrainReid] | type[TrainPose] | type[Ablate]] = {
     "train": Train,
     "train-reid": TrainReid,
     "train-pose": TrainPose,
+    "ablate": Ablate,
 }
 
 

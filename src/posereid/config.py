@@ -26,6 +26,9 @@ Layout = Literal["auto", "market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "s
 TargetPolicy = Literal["random", "clusters", "gaps"]
 """Where the target poses of generated crops come from."""
 
+WorldPreset = Literal["easy", "default", "hard"]
+"""How hard the synthetic world is (docs/synthetic-world.md)."""
+
 FusionMode = Literal["off", "flip", "fusion", "fusion+flip", "nfc", "all"]
 """What is averaged into an embedding at search time; nfc is neighbour feature centralisation."""
 
@@ -61,8 +64,9 @@ class WorldRecipe(_Section):
     """The synthetic world that `posereid demo` renders, at the height of the data section."""
 
     identities: int = Field(64, ge=4, description="People, half for training and half for test.")
-    crops_per_identity: int = Field(24, ge=4, description="Crops of each person over all cameras.")
+    crops_per_identity: int = Field(24, ge=4, description="Crops of each person over all cameras, on average.")
     cameras: int = Field(4, ge=2, le=9, description="Cameras.")
+    preset: WorldPreset = Field("default", description="How hard the world is (docs/synthetic-world.md).")
 
 
 class GeneratorRecipe(_Section):
@@ -112,7 +116,9 @@ class LossRecipe(_Section):
 
     adversarial: Weight = Field(5.0, description="λ_GAN, of equations 7 and 8.")
     reconstruction: Weight = Field(10.0, description="λ_R, of equation 9.")
-    structure: Weight = Field(0.0, description="Weight of 1 - SSIM between drawn and target crops; not in the paper.")
+    structure: Weight = Field(
+        0.0, description="Beyond the paper: weight of 1 - SSIM between drawn and target crops, in parts of λ_R."
+    )
     semantic: Weight = Field(10.0, description="λ_S, of equation 10.")
     quartet: Weight = Field(1.0, description="λ_quartet, of equation 12.")
     identity: Weight = Field(1.0, description="λ_id, of equation 13.")

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from posereid.config import WorldPreset
 from posereid.data.synthetic import Pattern, Person, World, render_crop, render_shot, sample_pose, synthesize
+from posereid.data.synthetic.appearance import Print
 from posereid.data.synthetic.body import Frame, pose_body, sample_proportions
+from posereid.data.synthetic.cameras import NOTHING_FOUND
 from posereid.data.synthetic.figure import build_figure
-from posereid.data.synthetic.plan import plan_crops
+from posereid.data.synthetic.plan import PlannedCrop, plan_crops
 from posereid.data.synthetic.poses import POSE_WEIGHTS, walking
+from posereid.data.synthetic.presets import PRESETS, Preset
 from posereid.data.synthetic.rasteriser import Projection, SolidBuilder, cast
 from posereid.errors import InputError
 from posereid.pose.joints import JOINT_COUNT, TORSO, Joints, joint_index
 
 NAME = re.compile(r"^(-1|\d{4})_c(\d)s1_(\d{6})_(\d{2})\.jpg$")
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-SMALL = {"identities": 8, "crops_per_identity": 10, "cameras": 3, "height": 64, "seed": 5}
+SMALL = {"identities": 8, "crops_per_identity": 10, "cameras": 3, "height": 64, "seed": 5, "preset": "default"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,7 +80,7 @@ def looking(world: World, identity: int, **changes: object) -> Person:
 def clean_crop(world: World, person: Person, yaw: float, key: int, camera: int = 1):
     """The person standing straight, unhidden and well framed."""
     shot = world.camera(camera).shoot(np.random.default_rng(key), yaw)
-    shot = replace(shot, occluder="", fill=0.88, shift_x=0.0, shift_y=0.0, squeeze=1.0)
+    shot = replace(shot, occluder="", missed=(), fill=0.88, shift_x=0.0, shift_y=0.0, squeeze=1.0)
     pose = replace(sample_pose(np.random.default_rng(3), "standing"), head_turn=0.0, head_pitch=0.05)
     pose = replace(pose, right_arm=replace(pose.left_arm, target=None), left_arm=pose.left_arm)
     return render_shot(person, pose, replace(world.camera(camera), elevation=0.15, noise=0.0), shot)
@@ -95,9 +100,11 @@ class TestFolder:
 
     def test_counts(self, folder: Path, names: dict[str, list[tuple[int, int, str]]]) -> None:
         train = Counter(identity for identity, _, _ in names["bounding_box_train"])
-        assert train == dict.fromkeys(range(1, 5), 10)
+        assert set(train) == set(range(1, 5))
+        assert train.total() == 40
         test = Counter(i for each in ("query", "bounding_box_test") for i, _, _ in names[each] if i > 0)
-        assert test == dict.fromkeys(range(5, 9), 10)
+        assert set(test) == set(range(5, 9))
+        assert test.total() == 40
         everything = [name for each in FOLDERS for _, _, name in names[each]]
         frames = [NAME.match(name)[3] for name in everything]  # type: ignore[index]
         assert len(set(frames)) == len(everything)
@@ -169,7 +176,7 @@ class TestFolder:
 
     def test_world_is_read_back_and_renders_the_same(self, folder: Path) -> None:
         world = World.read(folder)
-        assert world == World(5, 8, 10, 3, 64)
+        assert world == World(5, 8, 10, 3, 64, "default")
         # From the back of the list: a crop does not depend on those rendered before it.
         for crop in world.crops[::-17]:
             with Image.open(folder / crop.folder / crop.name) as image:
@@ -198,11 +205,12 @@ class TestFolder:
         {"height": 100},
         {"height": 16},
         {"seed": -1},
+        {"preset": "impossible"},
     ],
 )
-def test_bad_arguments(wrong: dict[str, int], tmp_path: Path) -> None:
+def test_bad_arguments(wrong: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{next(iter(wrong))}.*{next(iter(wrong.values()))}"):
-        synthesize(tmp_path / "out", **wrong)
+        synthesize(tmp_path / "out", **wrong)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,16 +220,135 @@ def test_bad_arguments(wrong: dict[str, int], tmp_path: Path) -> None:
     identities=st.integers(4, 20),
     crops=st.integers(4, 20),
     cameras=st.integers(2, 9),
+    preset=st.sampled_from(sorted(PRESETS.values(), key=repr)),
 )
-def test_any_plan_is_sound(seed: int, identities: int, crops: int, cameras: int) -> None:
-    plan = plan_crops(seed, identities, crops, cameras)
+def test_any_plan_is_sound(seed: int, identities: int, crops: int, cameras: int, preset: Preset) -> None:
+    plan = plan_crops(seed, identities, crops, cameras, preset)
     per_person = Counter(crop.identity for crop in plan if crop.identity > 0)
-    assert per_person == dict.fromkeys(range(1, identities + 1), crops)
+    assert set(per_person) == set(range(1, identities + 1))
+    assert min(per_person.values()) >= 4
+    training = (identities + 1) // 2
+    assert sum(per_person[identity] for identity in range(1, training + 1)) == training * crops
+    assert per_person.total() == identities * crops
+    if not preset.crops_spread:
+        assert set(per_person.values()) == {crops}
     assert len({crop.name for crop in plan}) == len({crop.crop_key for crop in plan}) == len(plan)
     assert all(NAME.match(crop.name) for crop in plan)
     gallery = {(c.identity, c.camera) for c in plan if c.folder == "bounding_box_test"}
     for query in (crop for crop in plan if crop.folder == "query"):
         assert any(i == query.identity and c != query.camera for i, c in gallery)
+    for walk in grouped(plan).values():
+        assert [crop.place for crop in walk] == list(range(len(walk)))
+        assert len({crop.direction for crop in walk}) == 1
+
+
+def grouped(plan: tuple[PlannedCrop, ...]) -> dict[tuple[int, int], list[PlannedCrop]]:
+    """The crops of each identity before each camera, in the order in which they were taken."""
+    walks = defaultdict(list)
+    for crop in sorted(plan, key=lambda crop: crop.place):
+        if crop.identity > 0:
+            walks[crop.identity, crop.camera].append(crop)
+    return walks
+
+
+def turned(first: float, second: float) -> float:
+    """The angle between two directions."""
+    return abs((first - second + np.pi) % (2 * np.pi) - np.pi)
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", ["default", "hard"])
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_test_identities_are_matched_across_directions_and_some_training_ones_seen_from_one(
+        self, seed: int, name: WorldPreset
+    ) -> None:
+        preset = PRESETS[name]
+        plan = plan_crops(seed, 80, 8, 4, preset)
+        spans = defaultdict(list)
+        for (identity, _), walk in grouped(plan).items():
+            spans[identity].append(walk[0].direction)
+        for identity in range(41, 81):
+            found, slack = spans[identity], 2 * preset.heading_jitter + 1e-6
+            assert min(turned(a, b) for a, b in combinations(found, 2)) > 2 * np.pi / len(found) - slack
+            # From behind, or nearly, whatever side the query shows.
+            assert min(max(turned(a, b) for b in found) for a in found) > 2 * np.pi / 3 - slack
+        widest = {i: max(turned(a, b) for a in found for b in found) for i, found in spans.items()}
+        one_sided = np.mean([widest[identity] <= 2 * preset.heading_jitter + 1e-6 for identity in range(1, 41)])
+        assert abs(one_sided - preset.one_sided) < 0.2
+        assert one_sided < 0.7
+
+    def test_a_walk_shows_one_direction_and_neighbouring_poses(self) -> None:
+        world = World(seed=3, identities=20, crops_per_identity=12)
+        for walk in list(grouped(world.crops).values())[:30]:
+            shots, poses = [world.shot(crop) for crop in walk], [world.pose(crop) for crop in walk]
+            assert max(turned(shot.yaw, shots[0].yaw) for shot in shots) < 8 * PRESETS["default"].turn_jitter
+            assert len({pose.kind for pose in poses}) == 1
+            assert len({shot.across for shot in shots}) == len(shots)
+            assert max(abs(pose.spine_pitch - poses[0].spine_pitch) for pose in poses) < 0.2
+
+    def test_an_easy_walk_shows_many_directions_and_activities(self) -> None:
+        world = World(seed=3, identities=40, crops_per_identity=20, preset="easy")
+        walks = list(grouped(world.crops).values())
+        yaws = [[world.shot(crop).yaw for crop in walk] for walk in walks]
+        assert np.mean([max(turned(yaw, found[0]) for yaw in found) for found in yaws]) > 0.6
+        assert np.mean([len({world.pose(crop).kind for crop in walk}) for walk in walks]) > 1.5
+
+    @pytest.mark.parametrize("name", ["default", "hard"])
+    def test_clothes_collide_in_both_halves(self, name: WorldPreset) -> None:
+        preset, world = PRESETS[name], World(seed=2, identities=600, preset=name)
+        alike = []
+        for first in range(1, 601, preset.outfit_group):
+            group = [world.person(identity).looks for identity in range(first, first + preset.outfit_group)]
+            kinds = {(looks.upper_kind, looks.upper.kind, looks.upper_name.partition(" and ")[0]) for looks in group}
+            colours = np.array([(*looks.upper.first, *looks.lower) for looks in group])
+            alike.append(len(kinds) == 1 and bool((np.ptp(colours, axis=0) < 0.4).all()))
+        half = len(alike) // 2
+        for shares in (alike[:half], alike[half:]):
+            assert abs(np.mean(shares) - preset.outfit_shared) < 0.13
+
+    def test_nobody_shares_an_outfit_in_an_easy_world(self) -> None:
+        world = World(seed=2, identities=120, preset="easy")
+        assert len({world.person(identity).looks.upper for identity in range(1, 121)}) == 120
+
+    def test_people_in_one_outfit_differ_in_small_things(self) -> None:
+        world = World(seed=2, identities=60, preset="hard")
+        looks = {world.person(identity).looks for identity in range(1, 61)}
+        assert len(looks) == 60
+
+    def test_a_person_and_a_camera_depend_on_seed_and_number_alone(self) -> None:
+        small, large = World(seed=4, identities=8, cameras=2), World(seed=4, identities=50, cameras=6)
+        for identity in (1, 5, 8):
+            assert small.person(identity).looks == large.person(identity).looks
+            assert small.person(identity).body == large.person(identity).body
+        assert (small.camera(2).cast == large.camera(2).cast).all()
+        assert small.camera(2).gamma == large.camera(2).gamma
+
+    def test_cameras_of_harder_worlds_differ_more_but_for_sensor_noise(self) -> None:
+        cameras = {name: World(seed=1, cameras=6, preset=name).camera_views for name in PRESETS}
+        spread = {
+            name: float(np.std([np.log(camera.cast) for camera in views], axis=0).mean())
+            for name, views in cameras.items()
+        }
+        assert spread["easy"] < spread["default"] < spread["hard"]
+        noise = [[camera.noise for camera in views] for views in cameras.values()]
+        assert noise[0] == noise[1] == noise[2]
+        assert 1.0 <= min(noise[0]) <= max(noise[0]) <= 2.4
+
+    def test_joints_that_the_detector_misses_are_absent(self, world: World) -> None:
+        person, camera, pose = world.person(3), world.camera(1), walking(np.random.default_rng(0))
+        shot = replace(camera.shoot(np.random.default_rng(0), 0.0), missed=())
+        seen = render_shot(person, pose, camera, shot)
+        missed = joint_index("neck"), joint_index("right_hip")
+        partly = render_shot(person, pose, camera, replace(shot, missed=missed))
+        assert (seen.image == partly.image).all()
+        assert (seen.joints.present != partly.joints.present).nonzero()[0].tolist() == sorted(missed)
+
+    def test_easy_crops_miss_no_joint_at_random(self) -> None:
+        world = World(seed=1, preset="easy")
+        assert not any(world.camera(1).shoot(np.random.default_rng(key)).missed for key in range(200))
+        harder = World(seed=1).camera(1)
+        missed = [harder.shoot(np.random.default_rng(key)).missed for key in range(600)]
+        assert np.mean([len(joints) == JOINT_COUNT for joints in missed]) == pytest.approx(NOTHING_FOUND, abs=0.02)
 
 
 class TestCrops:
@@ -248,8 +375,16 @@ class TestCrops:
 
     def test_logo_only_on_the_chest(self, world: World) -> None:
         plain = looking(world, 1, **_PLAIN)
-        marked = looking(world, 1, **{**_PLAIN, "logo": (0.9, 0.1, 0.1)})
-        for yaw, visible in ((0.0, True), (0.5, True), (np.pi, False), (2.7, False)):
+        for shape in ("badge", "ring", "bar", "cross"):
+            marked = looking(world, 1, **{**_PLAIN, "logo": Print(shape, (0.9, 0.1, 0.1), 0.08, 0.06)})
+            for yaw, visible in ((0.0, True), (0.5, True), (np.pi, False), (2.7, False)):
+                changed = clean_crop(world, plain, yaw, 1).image != clean_crop(world, marked, yaw, 1).image
+                assert changed.any() == visible
+
+    def test_back_print_only_on_the_back(self, world: World) -> None:
+        plain = looking(world, 1, **_PLAIN)
+        marked = looking(world, 1, **{**_PLAIN, "back_print": Print("badge", (0.9, 0.1, 0.1), 0.1, 0.08)})
+        for yaw, visible in ((0.0, False), (0.5, False), (np.pi, True), (2.7, True)):
             changed = clean_crop(world, plain, yaw, 1).image != clean_crop(world, marked, yaw, 1).image
             assert changed.any() == visible
 
@@ -329,6 +464,7 @@ _PLAIN: dict[str, object] = {
     "backpack": None,
     "bag": "none",
     "logo": None,
+    "back_print": None,
     "cap": None,
     "lower": (0.1, 0.1, 0.1),
     "shoes": (0.1, 0.1, 0.1),

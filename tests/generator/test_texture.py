@@ -109,13 +109,13 @@ def test_cameras_change_the_picture_and_unknown_ones_are_any_camera() -> None:
     assert (first - any_camera).abs().max() > 1e-4
 
 
-def test_a_code_is_learned_for_the_cameras_seen_and_now_and_then_for_any() -> None:
+def test_a_code_is_learned_for_the_cameras_of_training_alone() -> None:
     code = CameraCode(4, 2, 1)
     optimiser = torch.optim.Adam(code.parameters(), lr=0.1)
     torch.manual_seed(0)
     for _ in range(8):
         optimiser.zero_grad()
-        code(torch.tensor([1, 3] * 8), 16).sub(1).square().sum().backward()
+        code(torch.tensor([0, 1, 3, 3]), 4).sub(1).square().sum().backward()
         optimiser.step()
     learned = code.codes.detach().flatten(1).any(dim=1).nonzero().flatten().tolist()
     assert learned == [0, 1, 3]

@@ -370,12 +370,17 @@ def test_the_semantic_term_can_move_the_generator_alone(
 def test_the_structure_term_is_learned_where_it_has_a_weight(
     batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric
 ) -> None:
-    only = dict.fromkeys(("reconstruction", "adversarial", "semantic", "quartet", "identity"), 0.0)
-    recipe = tiny_recipe(losses=only | {"structure": 1})
-    networks = build(recipe, fabric)
-    before = snapshot(networks)
-    assert set(training_step(networks, batch, recipe, 1, fabric).losses) == {"structure"}
-    assert moved(networks, before) == {"generator"}
+    only = dict.fromkeys(("adversarial", "semantic", "quartet", "identity"), 0.0)
+    moved_to = []
+    for structure in (0.0, 0.3):
+        recipe = tiny_recipe(losses=only | {"reconstruction": 2, "structure": structure})
+        networks = build(recipe, fabric)
+        before = snapshot(networks)
+        report = training_step(networks, batch, recipe, 1, fabric)
+        assert set(report.losses) == {"reconstruction", *(["structure"] if structure else [])}
+        assert moved(networks, before) == {"generator"}
+        moved_to.append(networks.plain["generator"].pagn.to_image[1].weight.detach().clone())
+    assert not torch.equal(*moved_to)
 
 
 @pytest.mark.parametrize("generator", [{"texture": "limbs", "cameras": True}, {"start": "appearance"}], ids=str)

@@ -210,7 +210,8 @@ def test_adam_in_two_processes_begins_as_in_one(compared: tuple) -> None:
     one, two = compared
     terms = {"adversarial", "reconstruction", "semantic", "quartet", "identity"}
     assert one[0].keys() == {f"loss_{name}" for name in terms | {"appearance_discriminator", "pose_discriminator"}}
-    assert two[0] == pytest.approx(one[0], rel=1e-5, abs=1e-6)
+    # The log rounds to six decimals, so that neighbours may differ by one in the last.
+    assert two[0] == pytest.approx(one[0], rel=1e-5, abs=1.5e-6)
     for alone, together in zip(one[:3], two[:3], strict=True):
         assert together == pytest.approx(alone, rel=1e-3, abs=1e-6)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from posereid.config import Layout
+from posereid.config import Layout, WorldPreset
 from posereid.errors import InputError
 
 
@@ -20,13 +20,15 @@ class Synthesize:
     identities: int = 64
     """People, half for training and half for test."""
     crops_per_identity: int = 24
-    """Crops of each person over all cameras."""
+    """Crops of each person over all cameras, on average."""
     cameras: int = 4
     """Cameras, each with its own view, background and light."""
     height: int = 128
     """Height of a crop in pixels; its width is half of that."""
     seed: int = 0
     """Seed that decides every pixel."""
+    preset: WorldPreset = "default"
+    """How hard the world is (docs/synthetic-world.md)."""
 
     def run(self) -> None:
         """Write the world."""
@@ -39,9 +41,10 @@ class Synthesize:
             cameras=self.cameras,
             height=self.height,
             seed=self.seed,
+            preset=self.preset,
             progress=True,
         )
-        print(f"{self.out}: {self.identities} people, seed {self.seed}.")
+        print(f"{self.out}: {self.identities} people, preset {self.preset}, seed {self.seed}.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from posereid.generator.encoders import convolution
 from posereid.generator.limbs import PosedPictures, correspondence, joints_of_maps
 from posereid.pose.joints import JOINT_COUNT
-from posereid.processes import own_rows, process_count
 
 MOST_CAMERAS = 64
 """Cameras that a generator can tell apart; one with a higher number is drawn like one that it never saw."""
@@ -78,11 +77,8 @@ class CameraCode(nn.Module):
     """What each camera's pictures look like, learned as a map that is added to f_N^I before PAGN starts.
 
     A camera's light and backdrop are no matter of person or pose, and neither says which camera a target comes from.
-    One code stands for any camera: in training it takes the place of a share of the others, so that it fits cameras
-    that no training crop has.
+    Code 0 stands for any camera; it learns from the pairs that training gives without their camera.
     """
-
-    REPLACED = 0.1
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -95,7 +91,6 @@ class CameraCode(nn.Module):
             return self.codes[:1].expand(batch, -1, -1, -1)
         cameras = torch.where(cameras <= MOST_CAMERAS, cameras, 0)
         if self.training:
-            draws = own_rows(torch.rand(batch * process_count(), device=cameras.device))
-            return self.codes[torch.where(draws < self.REPLACED, 0, cameras)]
+            return self.codes[cameras]
         known = self.codes.detach().flatten(1).any(dim=1)
         return self.codes[torch.where(known[cameras], cameras, 0)]

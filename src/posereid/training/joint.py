@@ -27,13 +27,15 @@ from posereid.losses import (
     weighted_sum,
 )
 from posereid.pictures import save_png
-from posereid.processes import process_count, sum_over_processes, whole_batch
+from posereid.processes import own_rows, process_count, sum_over_processes, whole_batch
 from posereid.training.checkpoint import Checkpoint, new_embedder, new_generator
 from posereid.training.loop import Job, StepReport, open_run
 from posereid.training.networks import Networks, ramp, set_up, update
 from posereid.training.samples import pose_pair_sheet
 
 SAMPLE_ROWS = 8
+UNNAMED_CAMERAS = 0.1
+"""Share of pairs whose camera a generator with camera codes is not told, so that it can draw for any camera."""
 
 
 def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -78,12 +80,12 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
 
 
 def _require_terms(losses: LossRecipe) -> None:
-    others = losses.reconstruction or losses.structure or losses.semantic or losses.quartet or losses.identity
+    others = losses.reconstruction or losses.semantic or losses.quartet or losses.identity
     judged = losses.appearance_discriminator or losses.pose_discriminator
     if not others and (losses.adversarial_warmup or not (losses.adversarial and judged)):
         raise InputError(
             "losses: no term is left to learn from, at least until adversarial_warmup is over; give reconstruction, "
-            "structure, semantic, quartet or identity a weight above 0."
+            "semantic, quartet or identity a weight above 0."
         )
 
 
@@ -96,7 +98,7 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     losses, largest = recipe.losses, recipe.safety.largest_loss
     source, target = (_image(pixels, recipe) for pixels in (batch.source_images, batch.target_images))
     source_pose, target_pose = (_ordered(pose, recipe) for pose in (batch.source_poses, batch.target_poses))
-    generated = networks.wrapped["generator"](source, source_pose, target_pose, batch.target_cameras)
+    generated = networks.wrapped["generator"](source, source_pose, target_pose, _told_cameras(batch, recipe))
 
     conditions = {
         name: condition
@@ -111,7 +113,7 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     weights = {
         "adversarial": adversarial_weight,
         "reconstruction": losses.reconstruction,
-        "structure": losses.structure,
+        "structure": losses.structure * losses.reconstruction,
         "semantic": losses.semantic * ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp),
         "quartet": losses.quartet,
         "identity": losses.identity,
@@ -119,6 +121,15 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     learners = {name: each for name, each in networks.optimisers.items() if name in ("generator", "embedder")}
     logged |= update(fabric, weighted_sum(terms, weights), terms, learners, largest)
     return StepReport(logged, _variety(generated, target))
+
+
+def _told_cameras(batch: PosePairBatch, recipe: Recipe) -> Tensor | None:
+    """The targets' cameras, 0 for a random share of them; None for a generator that does not look at them."""
+    if not recipe.generator.cameras:
+        return None
+    cameras = batch.target_cameras
+    draws = own_rows(torch.rand(process_count() * len(cameras), device=cameras.device))
+    return torch.where(draws < UNNAMED_CAMERAS, 0, cameras)
 
 
 @torch.no_grad()
@@ -170,7 +181,7 @@ def joint_terms(
     terms = {}
     if losses.reconstruction:
         terms["reconstruction"] = reconstruction_loss(generated.float(), target)
-    if losses.structure:
+    if losses.structure and losses.reconstruction:
         with torch.autocast(target.device.type, enabled=False):
             terms["structure"] = structure_loss(generated.float(), target)
     if conditions:

@@ -6,10 +6,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from posereid.data.synthetic.presets import Preset
 from posereid.data.synthetic.props import OCCLUDERS
 from posereid.data.synthetic.scenes import Scene, build_scene
+from posereid.pose.joints import JOINT_NAMES
 
 FloatImage = npt.NDArray[np.float32]
+
+DETECTOR_MISSES = {
+    "nose": 0.0, "neck": 0.0, "shoulder": 0.0, "elbow": 0.03, "wrist": 0.18,
+    "hip": 0.0, "knee": 0.0, "ankle": 0.10, "eye": 0.05, "ear": 0.0,
+}  # fmt: skip
+"""Rates at which a pose detector misses joints that can be seen: what geometry leaves of Market-1501's rates."""
+
+NOTHING_FOUND = 0.03
+"""Rate of crops in which a pose detector finds nobody, in Market-1501."""
+
+_MISSES = np.array([DETECTOR_MISSES[name.rpartition("_")[2]] for name in JOINT_NAMES])
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Shot:
     exposure: float
     occluder: str
     """One of OCCLUDERS, or an empty string."""
+    missed: tuple[int, ...]
+    """Joints that the pose detector misses even where they can be seen."""
     detail_seed: int
     """Seeds sensor noise, the occluder's looks and those of a bicycle or parcel."""
 
@@ -47,7 +62,7 @@ class Camera:
     number: int
     height: int
     scene: Scene
-    mean_yaw: float
+    preset: Preset
     elevation: float
     distance: float
     light: npt.NDArray[np.float64]
@@ -72,17 +87,18 @@ class Camera:
 
     def shoot(self, rng: np.random.Generator, yaw: float | None = None) -> Shot:
         """Random circumstances for one crop. ``yaw`` fixes the direction; the other draws do not change."""
-        drawn = self.mean_yaw + float(rng.uniform(-0.87, 0.87))
-        exception = float(rng.uniform(-np.pi, np.pi))
-        if rng.random() < 0.12:
-            drawn = exception
-        fill, fill_across = float(rng.uniform(0.85, 0.98)), float(rng.uniform(0.72, 0.96))
-        shift_x, shift_y = float(rng.normal(0, 0.045)), float(rng.normal(0, 0.018))
-        cut, side = float(rng.uniform(0.05, 0.3)), rng.random()
-        if rng.random() < 0.07:
+        preset = self.preset
+        drawn = float(rng.uniform(-np.pi, np.pi))
+        fill, fill_across = float(rng.uniform(*preset.fill)), float(rng.uniform(0.72, 0.96))
+        shift_x, shift_y = (float(rng.normal(0, spread)) for spread in preset.shift)
+        cut, side, fault = float(rng.uniform(0.05, 0.45)), rng.random(), rng.random()
+        if fault < preset.cut:
             # The detector's box misses a part: mostly the legs, sometimes the head.
-            fill, shift_y = fill + cut, (0.5 if side < 0.8 else -0.2) * cut
+            fill, shift_y = fill + cut, shift_y + (0.5 if side < 0.8 else -0.2) * cut
+        elif fault < preset.cut + preset.loose:
+            fill *= 1 - cut
         kind = OCCLUDERS[int(rng.integers(len(OCCLUDERS)))]
+        nobody, found = rng.random() < preset.misses * NOTHING_FOUND, rng.random(len(_MISSES))
         return Shot(
             yaw=drawn if yaw is None else yaw,
             fill=fill,
@@ -90,10 +106,11 @@ class Camera:
             shift_x=shift_x,
             shift_y=shift_y,
             squeeze=float(rng.uniform(0.93, 1.07)),
-            occluder=kind if rng.random() < 0.08 else "",
+            occluder=kind if rng.random() < preset.occluded else "",
+            missed=tuple(np.flatnonzero(nobody | (found < preset.misses * _MISSES)).tolist()),
             across=float(rng.random()),
             depth=float(rng.random()),
-            exposure=float(np.exp(rng.normal(0, 0.05))),
+            exposure=float(np.exp(rng.normal(0, preset.exposure / 2))),
             detail_seed=int(rng.integers(2**31)),
         )
 
@@ -149,27 +166,29 @@ class Camera:
         return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
 
 
-def build_camera(number: int, cameras: int, height: int, rng: np.random.Generator) -> Camera:
-    """Camera ``number`` of ``cameras``: the directions from which they see people are spread evenly."""
-    scene = build_scene(rng)
-    mean_yaw = 0.35 + 2 * np.pi * (number - 1) / cameras + rng.normal(0, 0.12)
+def build_camera(number: int, height: int, preset: Preset, rng: np.random.Generator) -> Camera:
+    """Camera ``number`` as the preset's cameras are."""
+    # The scene has numbers of its own: however much stands about, the camera under a preset is the same but for degree.
+    scene = build_scene(rng.spawn(1)[0], preset.furniture)
     light = np.array([rng.uniform(-0.8, 0.8), -rng.uniform(0.4, 0.9), rng.uniform(0.25, 0.8)])
-    warmth = rng.normal(0, 0.05)
-    share = float(rng.choice((1.0, 1.0, 0.75, 0.55)))
+    warmth = rng.normal(0, preset.cast)
+    share = float(rng.choice(preset.native_shares))
+    ambient = float(rng.uniform(*preset.ambient))
     return Camera(
         number=number,
         height=height,
         scene=scene,
-        mean_yaw=float((mean_yaw + np.pi) % (2 * np.pi) - np.pi),
+        preset=preset,
         elevation=float(rng.uniform(0.08, 0.40)),
         distance=float(rng.uniform(5, 10)),
         light=light / np.linalg.norm(light),
-        ambient=float(rng.uniform(0.50, 0.66)),
-        diffuse=float(rng.uniform(0.38, 0.62)),
-        cast=np.exp([warmth, rng.normal(0, 0.025), -warmth]) * float(rng.uniform(0.92, 1.08)),
-        gamma=float(np.exp(rng.normal(0, 0.08))),
-        contrast=float(rng.uniform(0.82, 1.05)),
-        blur=float(rng.uniform(0.0, 0.65)),
+        ambient=ambient,
+        # Where little light comes from everywhere, more comes from the sun.
+        diffuse=float(rng.uniform(0.38, 0.62)) + 0.58 - ambient,
+        cast=np.exp(np.array([warmth, rng.normal(0, preset.cast / 2), -warmth]) + rng.normal(0, preset.exposure)),
+        gamma=float(np.exp(rng.normal(0, preset.gamma))),
+        contrast=float(rng.uniform(*preset.contrast)),
+        blur=float(rng.uniform(0.0, preset.blur)),
         noise=float(rng.uniform(1.0, 2.4)),
         native_height=round(share * height / 2) * 2,
     )

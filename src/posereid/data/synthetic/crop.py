@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posereid.data.synthetic.appearance import Appearance, sample_appearance
+from posereid.data.synthetic.appearance import Appearance, Outfit, sample_appearance
 from posereid.data.synthetic.body import Array, Frame, Proportions, Skeleton, pose_body, sample_proportions
 from posereid.data.synthetic.cameras import Camera, FloatImage, Shot
 from posereid.data.synthetic.figure import Figure, build_figure
 from posereid.data.synthetic.patterns import Material, fold_shade, reflectance
 from posereid.data.synthetic.poses import Pose
+from posereid.data.synthetic.presets import Preset
 from posereid.data.synthetic.props import belongings, occluder
 from posereid.data.synthetic.rasteriser import FloatArray, Projection, Solids, Surface, cast, outline
 from posereid.pose.joints import JOINT_NAMES, Joints
@@ -23,8 +24,8 @@ _PERSON, _IN_FRONT = 1, 2
 # How far (metres) a surface may lie before a joint and still be taken for the joint's own flesh and clothes.
 # Shoulders and hips are lenient: detectors report the far ones of a profile, too.
 _OWN_THICKNESS = {
-    "nose": 0.035, "neck": 0.22, "shoulder": 0.34, "elbow": 0.09, "wrist": 0.08,
-    "hip": 0.36, "knee": 0.12, "ankle": 0.10, "eye": 0.03, "ear": 0.06,
+    "nose": 0.035, "neck": 0.26, "shoulder": 0.44, "elbow": 0.09, "wrist": 0.08,
+    "hip": 0.44, "knee": 0.38, "ankle": 0.14, "eye": 0.03, "ear": 0.06,
 }  # fmt: skip
 _FACE = np.array([name in ("nose", "right_eye", "left_eye") for name in JOINT_NAMES])
 _FACE_BEHIND = 0.028  # metres behind the middle of the head at which nose and eyes have turned away
@@ -49,10 +50,10 @@ class RenderedCrop:
     joints: Joints
 
 
-def sample_person(rng: np.random.Generator) -> Person:
-    """A random person."""
+def sample_person(rng: np.random.Generator, preset: Preset, shared: Outfit | None = None) -> Person:
+    """A random person, in the ``shared`` garments or in their own."""
     body = sample_proportions(rng)
-    looks = sample_appearance(rng, body.stature)
+    looks = sample_appearance(rng, body.stature, preset, shared)
     return Person(body, looks, build_figure(body, looks))
 
 
@@ -62,7 +63,7 @@ def render_crop(
     """A crop of the person under random circumstances drawn from ``rng``.
 
     ``yaw`` (radians; 0 faces the camera, π/2 walks to the right of the image) fixes the viewing direction,
-    which otherwise is one that this camera tends to see. The same generator state gives the same
+    which otherwise may be any. The same generator state gives the same
     circumstances for any person and pose.
     """
     return render_shot(person, pose, camera, camera.shoot(rng, yaw))
@@ -99,7 +100,7 @@ def render_shot(person: Person | None, pose: Pose, camera: Camera, shot: Shot) -
     colour = _shaded(surface, solids, materials, person.figure.folds, camera)
     points = fine.points((skeleton.joints - centre) @ turn.T)
     head_depth = float((turn @ (skeleton.origin[Frame.HEAD] - centre))[2])
-    joints = _visible_joints(points, head_depth, surface, solids, fine)
+    joints = _visible_joints(points, head_depth, surface, solids, fine, shot.missed)
 
     feet = projection.points(np.array([(-centre) @ turn.T]))[0]
     metres_high = height / projection.scale_y
@@ -203,9 +204,14 @@ def _creases(surface: Surface, scale: float, height: int, width: int) -> FloatIm
 
 
 def _visible_joints(
-    points: FloatArray, head_depth: float, surface: Surface, solids: Solids, fine: Projection
+    points: FloatArray,
+    head_depth: float,
+    surface: Surface,
+    solids: Solids,
+    fine: Projection,
+    missed: tuple[int, ...],
 ) -> Joints:
-    """Which joints lie in the crop and are not hidden, in crop pixels."""
+    """Which joints lie in the crop and are neither hidden nor ``missed``, in crop pixels."""
     height, width = surface.depth_map.shape
     column, row = np.round(points[:, 0]).astype(int), np.round(points[:, 1]).astype(int)
     present = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -215,6 +221,7 @@ def _visible_joints(
     foreign = (solid >= 0) & (solids.layer[solid] == _IN_FRONT)
     present &= (before <= _TOLERANCE) & ~(foreign & (before > 0))
     present &= ~(_FACE & (points[:, 2] / fine.scale_y < head_depth - _FACE_BEHIND))
+    present[list(missed)] = False
     xy = (points[:, :2] - (SUPERSAMPLING - 1) / 2) / SUPERSAMPLING
     limit = np.array([width // SUPERSAMPLING - 1, height // SUPERSAMPLING - 1])
     xy = np.clip(xy, 0, limit)

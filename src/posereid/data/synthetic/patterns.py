@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posereid.data.synthetic.appearance import Appearance, Colour, Pattern
+from posereid.data.synthetic.appearance import Appearance, Colour, Pattern, Print
 
 Array = npt.NDArray[np.float32]
 
@@ -84,7 +84,7 @@ def _square(turns: Array) -> Array:
 
 
 def _worn(wearer: Appearance, point: Array, colour: Array) -> Array:
-    """Zip, shirt front, logo and straps on the trunk. z is metres above the waist."""
+    """Zip, shirt front, prints and straps on the trunk. z is metres above the waist."""
     x, y, z = point[:, 0], point[:, 1], point[:, 2]
     front = y > 0
     if wearer.upper_kind == "open jacket":
@@ -93,14 +93,27 @@ def _worn(wearer: Appearance, point: Array, colour: Array) -> Array:
     elif wearer.upper_kind == "jacket":
         _mark(colour, front & (np.abs(x) < 0.01), tuple(0.55 * c for c in wearer.upper.first))
     if wearer.logo is not None:
-        half_width, half_height = wearer.logo_size
-        shape = (x / half_width) ** 4 + ((z - 0.2) / half_height) ** 4 < 1
-        _mark(colour, front & shape, wearer.logo)
+        _mark(colour, front & _printed(wearer.logo, x, z - 0.2), wearer.logo.colour)
+    if wearer.back_print is not None:
+        _mark(colour, ~front & _printed(wearer.back_print, x, z - 0.22), wearer.back_print.colour)
     if wearer.backpack is not None:
         _mark(colour, front & (np.abs(np.abs(x) - 0.105) < 0.022) & (z > 0.1), wearer.backpack)
     if wearer.bag == "shoulder bag":
         _mark(colour, np.abs(0.8 * x - 0.6 * (z - 0.16) + 0.02) < 0.018, wearer.bag_colour)
     return colour
+
+
+def _printed(print_: Print, x: Array, z: Array) -> npt.NDArray[np.bool_]:
+    """Which points the print covers; ``x`` and ``z`` in metres from its middle."""
+    across, up = x / print_.half_width, z / print_.half_height
+    inside = across**4 + up**4 < 1
+    if print_.shape == "ring":
+        return inside & (across**2 + up**2 > 0.3)
+    if print_.shape == "bar":
+        return (np.abs(across) < 1.7) & (np.abs(up) < 0.5)
+    if print_.shape == "cross":
+        return inside & ((np.abs(across) < 0.4) | (np.abs(up) < 0.4))
+    return inside
 
 
 def _head(wearer: Appearance, point: Array) -> Array:

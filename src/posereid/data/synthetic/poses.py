@@ -1,6 +1,6 @@
 """The pose library: walking, standing, phoning, carrying, sitting, crouching, cycling. Angles are radians."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -80,18 +80,46 @@ BICYCLE_GRIP = (0.25, 0.53, 1.04)
 """The right grip of the handlebar in bicycle axes."""
 
 
-def sample_pose(rng: np.random.Generator, kind: str | None = None) -> Pose:
-    """A random pose; ``kind`` restricts it to one family of :data:`POSE_WEIGHTS`."""
+def sample_pose(rng: np.random.Generator, kind: str | None = None, phase: float = 0.0) -> Pose:
+    """A random pose; ``kind`` restricts it to one family of :data:`POSE_WEIGHTS`.
+
+    The same generator state with another ``phase`` (radians) gives the same person's movement at another instant: a
+    walk or a ride that far on; poses without a cycle do not change.
+    """
     if kind is None:
         names = list(POSE_WEIGHTS)
         kind = names[int(rng.choice(len(names), p=list(POSE_WEIGHTS.values())))]
-    return _FAMILIES[kind](rng)
+    return _MOVING[kind](rng, phase) if kind in _MOVING else _STILL[kind](rng)
 
 
-def walking(rng: np.random.Generator, phase: float | None = None) -> Pose:
-    """One instant of a walk; ``phase`` in [0, 2π), 0 = right leg fully forward."""
-    if phase is None:
-        phase = float(rng.uniform(0, 2 * np.pi))
+def stirred(pose: Pose, rng: np.random.Generator, spread: float) -> Pose:
+    """A neighbouring pose: joint angles vary by about ``spread`` radians, the head's by twice that."""
+
+    def limb(old: Limb) -> Limb:
+        swing, spreading, bend = (_jitter(rng, spread) for _ in range(3))
+        if old.target is not None:
+            return old
+        return replace(
+            old, swing=old.swing + swing, spread=max(old.spread + spreading, 0.0), bend=max(old.bend + bend, 0.0)
+        )
+
+    return replace(
+        pose,
+        spine_pitch=pose.spine_pitch + _jitter(rng, spread / 2),
+        spine_twist=pose.spine_twist + _jitter(rng, spread / 2),
+        head_turn=float(np.clip(pose.head_turn + _jitter(rng, 2 * spread), -1.0, 1.0)),
+        head_pitch=float(np.clip(pose.head_pitch + _jitter(rng, spread), -0.2, 0.5)),
+        right_arm=limb(pose.right_arm),
+        left_arm=limb(pose.left_arm),
+        # The lower foot stands on the ground wherever it is, so legs may vary too.
+        right_leg=limb(pose.right_leg),
+        left_leg=limb(pose.left_leg),
+    )
+
+
+def walking(rng: np.random.Generator, phase: float = 0.0) -> Pose:
+    """One instant of a walk, ``phase`` radians after a random one."""
+    phase += float(rng.uniform(0, 2 * np.pi))  # 0 = right leg fully forward
     stride = float(rng.uniform(0.28, 0.52))
     arm_swing = stride * float(rng.uniform(0.5, 1.1))
 
@@ -167,9 +195,9 @@ def standing(rng: np.random.Generator) -> Pose:
     )
 
 
-def phoning(rng: np.random.Generator) -> Pose:
+def phoning(rng: np.random.Generator, phase: float = 0.0) -> Pose:
     """Walking or standing with a phone at one ear."""
-    base = walking(rng) if rng.random() < 0.6 else standing(rng)
+    base = walking(rng, phase) if rng.random() < 0.6 else standing(rng)
     arms = {"right_arm": base.right_arm, "left_arm": base.left_arm}
     side = 1 if rng.random() < 0.6 else -1
     ear = (side * (0.13 + abs(_jitter(rng, 0.01))), 0.02 + _jitter(rng, 0.02), -0.09 + _jitter(rng, 0.02))
@@ -177,9 +205,9 @@ def phoning(rng: np.random.Generator) -> Pose:
     return _varied(base, "phoning", arms)
 
 
-def carrying(rng: np.random.Generator) -> Pose:
+def carrying(rng: np.random.Generator, phase: float = 0.0) -> Pose:
     """Both hands holding something in front of the body."""
-    base = walking(rng) if rng.random() < 0.6 else standing(rng)
+    base = walking(rng, phase) if rng.random() < 0.6 else standing(rng)
     height = float(rng.uniform(-0.36, -0.2))
     apart = float(rng.uniform(0.08, 0.17))
     forward = float(rng.uniform(0.24, 0.36))
@@ -244,9 +272,9 @@ def crouching(rng: np.random.Generator) -> Pose:
     )
 
 
-def cycling(rng: np.random.Generator) -> Pose:
+def cycling(rng: np.random.Generator, phase: float = 0.0) -> Pose:
     """On a bicycle: feet on the pedals, hands on the grips."""
-    crank = float(rng.uniform(0, 2 * np.pi))
+    crank = phase + float(rng.uniform(0, 2 * np.pi))
     hips = BICYCLE_SADDLE_HEIGHT + 0.04
 
     def pedal(side: int) -> Limb:
@@ -291,13 +319,5 @@ def _varied(base: Pose, kind: str, changes: dict[str, Limb]) -> Pose:
     return Pose(**{**base.__dict__, **changes, "kind": kind})
 
 
-_FAMILIES = {
-    "walking": walking,
-    "standing": standing,
-    "phoning": phoning,
-    "carrying": carrying,
-    "raising": raising,
-    "sitting": sitting,
-    "crouching": crouching,
-    "cycling": cycling,
-}
+_MOVING = {"walking": walking, "phoning": phoning, "carrying": carrying, "cycling": cycling}
+_STILL = {"standing": standing, "raising": raising, "sitting": sitting, "crouching": crouching}

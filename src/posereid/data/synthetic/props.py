@@ -17,6 +17,7 @@ from posereid.data.synthetic.poses import (
     Pose,
     walking,
 )
+from posereid.data.synthetic.presets import PRESETS
 from posereid.data.synthetic.rasteriser import SolidBuilder, Solids
 from posereid.pose.joints import joint_index
 
@@ -174,7 +175,7 @@ def occluder(kind: str, rng: np.random.Generator) -> Prop:
         return Prop(bike.solids, bike.materials, turn[None], np.array([[aside - 0.3, near, 0.0]]), on_body=False)
     if kind == "passer-by":
         body = sample_proportions(rng)
-        figure = build_figure(body, sample_appearance(rng, body.stature))
+        figure = build_figure(body, sample_appearance(rng, body.stature, PRESETS["default"]))
         skeleton = pose_body(body, walking(rng))
         turn = about_z(float(rng.uniform(0, 2 * np.pi)))
         place = np.array([np.sign(aside) * (0.2 + abs(aside) / 2), near, 0.0])

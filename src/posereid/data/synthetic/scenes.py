@@ -45,8 +45,8 @@ class Scene:
         return column, row, metre
 
 
-def build_scene(rng: np.random.Generator) -> Scene:
-    """A random street with its ground, backdrop and furniture."""
+def build_scene(rng: np.random.Generator, pieces: int) -> Scene:
+    """A random street with its ground, backdrop and ``pieces`` of furniture."""
     horizon = float(rng.uniform(0.10, 0.2) * SCENE_HEIGHT)
     eye_height = float(rng.uniform(2.2, 3.8))
     base = horizon + float(rng.uniform(18, 60))
@@ -55,7 +55,7 @@ def build_scene(rng: np.random.Generator) -> Scene:
     _backdrop(draw, rng, base)
     _ground(draw, rng, horizon, base, eye_height)
     scene = Scene(image, horizon, eye_height, base + 55, SCENE_HEIGHT - 40)
-    _furniture(draw, rng, scene, base)
+    _furniture(draw, rng, scene, base, pieces)
     image = image.filter(ImageFilter.GaussianBlur(0.8))
     pixels = np.asarray(image, np.float32) * _texture(rng)[..., None]
     finished = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -149,9 +149,9 @@ def _ground(
         draw.line([at(lateral, base), at(lateral, 640)], fill=paint, width=5)
 
 
-def _furniture(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scene: Scene, base: float) -> None:
+def _furniture(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scene: Scene, base: float, pieces: int) -> None:
     """Posts, trees, cars, bins and bystanders, the far ones first."""
-    rows = np.sort(base + 4 + (SCENE_HEIGHT - base) * rng.random(26) ** 1.8)
+    rows = np.sort(base + 4 + (SCENE_HEIGHT - base) * rng.random(pieces) ** 1.8)
     for row in rows:
         x = rng.uniform(0, SCENE_WIDTH)
         metre = (row - scene.horizon) / scene.eye_height

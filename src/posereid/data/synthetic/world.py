@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from posereid.config import WorldPreset
+from posereid.data.synthetic.appearance import Outfit, sample_outfit
 from posereid.data.synthetic.cameras import Camera, Shot, build_camera
 from posereid.data.synthetic.crop import Person, RenderedCrop, render_shot, sample_person
 from posereid.data.synthetic.plan import (
@@ -18,18 +20,20 @@ from posereid.data.synthetic.plan import (
     FOLDERS,
     GALLERY,
     JUNK,
+    OUTFIT_KEY,
     PERSON_KEY,
     QUERY,
     TRAIN,
     PlannedCrop,
     plan_crops,
 )
-from posereid.data.synthetic.poses import Pose, sample_pose
+from posereid.data.synthetic.poses import Pose, sample_pose, stirred
+from posereid.data.synthetic.presets import PRESETS, Preset
 from posereid.errors import InputError
 from posereid.files import atomic_folder
 from posereid.pose.joints import Joints
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same seed would give other pixels than before."""
 
 DESCRIPTION_FILE = "world.json"
@@ -45,13 +49,13 @@ _JUNK_WITHOUT_PERSON = 0.35
 
 @dataclass(frozen=True)
 class World:
-    """A reproducible world of pedestrians. Everything in it follows from these five numbers.
+    """A reproducible world of pedestrians. Everything in it follows from these five numbers and the preset.
 
-    ``identities`` people (half of them for training), ``crops_per_identity`` crops of each, ``cameras``
-    cameras, crops ``height`` × ``height // 2`` pixels. A person depends on the seed and their number alone, a
-    camera also on how many there are.
+    ``identities`` people (half of them for training), ``crops_per_identity`` crops of each on average, ``cameras``
+    cameras, crops ``height`` × ``height // 2`` pixels, as hard as ``preset`` says. Under one preset a person or a
+    camera depends on the seed and their number alone.
 
-    Raises InputError for a number out of range.
+    Raises InputError for a number out of range or an unknown preset.
     """
 
     seed: int = 0
@@ -59,6 +63,7 @@ class World:
     crops_per_identity: int = 24
     cameras: int = 4
     height: int = 128
+    preset: WorldPreset = "default"
     _people: dict[tuple[int, ...], Person] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class World:
             "height", self.height, 32 <= self.height <= 1024 and self.height % 16 == 0,
             "a multiple of 16 from 32 to 1024",
         )  # fmt: skip
+        _require("preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
         total = self.identities * self.crops_per_identity
         if total > 800_000:
             raise InputError(
@@ -105,14 +111,14 @@ class World:
     def camera_views(self) -> tuple[Camera, ...]:
         """The cameras; number n is at position n - 1."""
         return tuple(
-            build_camera(number, self.cameras, self.height, self._rng((CAMERA_KEY, number)))
+            build_camera(number, self.height, self._preset, self._rng((CAMERA_KEY, number)))
             for number in range(1, self.cameras + 1)
         )
 
     @cached_property
     def crops(self) -> tuple[PlannedCrop, ...]:
         """All crops of the data set in the order of folder and name."""
-        return plan_crops(self.seed, self.identities, self.crops_per_identity, self.cameras)
+        return plan_crops(self.seed, self.identities, self.crops_per_identity, self.cameras, self._preset)
 
     def camera(self, number: int) -> Camera:
         """The camera with this number, counted from 1."""
@@ -123,13 +129,17 @@ class World:
         return self._person((PERSON_KEY, identity))
 
     def pose(self, crop: PlannedCrop) -> Pose:
-        """The pose that the crop shows."""
-        return sample_pose(self._rng((*crop.crop_key, 0)))
+        """The pose that the crop shows: its walk's at another instant, or one of its own."""
+        rng = self._rng((*crop.crop_key, 0))
+        if rng.random() < self._preset.own_activity:
+            return sample_pose(rng)
+        walk = sample_pose(self._rng((*crop.walk_key, 0)), phase=self._preset.phase_step * crop.place)
+        return stirred(walk, rng, self._preset.limb_jitter)
 
     def shot(self, crop: PlannedCrop) -> Shot:
         """Viewing direction, framing, place and sensor noise of the crop."""
         camera, rng = self.camera(crop.camera), self._rng((*crop.crop_key, 1))
-        return camera.shoot_junk(rng) if crop.identity == JUNK else camera.shoot(rng)
+        return camera.shoot_junk(rng) if crop.identity == JUNK else camera.shoot(rng, self._yaw(crop))
 
     def render(self, crop: PlannedCrop, person: Person | None = None) -> RenderedCrop:
         """The crop's pixels, mask and joints; with ``person`` that person under the same circumstances."""
@@ -169,10 +179,30 @@ class World:
     def _rng(self, key: tuple[int, ...]) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
+    @property
+    def _preset(self) -> Preset:
+        return PRESETS[self.preset]
+
+    def _yaw(self, crop: PlannedCrop) -> float | None:
+        rng = self._rng((*crop.crop_key, 3))
+        if crop.direction is None or rng.random() < self._preset.stray:
+            return None
+        return crop.direction + float(rng.normal(0, self._preset.turn_jitter))
+
     def _person(self, key: tuple[int, ...]) -> Person:
         if key not in self._people:
-            self._people[key] = sample_person(self._rng((*key, 9)))
+            self._people[key] = sample_person(self._rng((*key, 9)), self._preset, self._shared_outfit(key))
         return self._people[key]
+
+    def _shared_outfit(self, key: tuple[int, ...]) -> Outfit | None:
+        """What the person's group wears, if it shares an outfit; groups are neighbours in number."""
+        kind, number = key
+        if kind != PERSON_KEY:
+            return None
+        rng = self._rng((OUTFIT_KEY, (number - 1) // self._preset.outfit_group))
+        if rng.random() >= self._preset.outfit_shared:
+            return None
+        return sample_outfit(rng, self._preset, feminine=bool(rng.random() < 0.5))
 
 
 def synthesize(
@@ -183,6 +213,7 @@ def synthesize(
     cameras: int = 4,
     height: int = 128,
     seed: int = 0,
+    preset: WorldPreset = "default",
     progress: bool = False,
 ) -> Path:
     """Writes a synthetic data set in the Market-1501 layout and returns its folder.
@@ -190,13 +221,14 @@ def synthesize(
     ``out`` receives ``bounding_box_train``, ``query`` and ``bounding_box_test`` with JPEGs of ``height`` ×
     ``height // 2`` pixels, ``market-annotation-train.csv`` and ``market-annotation-test.csv`` with the
     joints, ``foreground_masks`` with one PNG (0 or 255) per crop, and ``world.json``. The first half of the
-    ``identities`` trains; each has ``crops_per_identity`` crops spread over two or more ``cameras``. Equal
-    arguments give equal bytes. The folder appears only when it is complete.
+    ``identities`` trains; each has ``crops_per_identity`` crops on average, spread over two or more ``cameras``.
+    ``preset`` says how hard the world is. Equal arguments give equal bytes. The folder appears only when it is
+    complete.
 
     Raises InputError if an argument is out of range or ``out`` exists and is not an empty folder.
     """
     out = Path(out)
-    world = World(seed, identities, crops_per_identity, cameras, height)
+    world = World(seed, identities, crops_per_identity, cameras, height, preset)
     with atomic_folder(out, "a synthetic data set") as folder:
         _write(world, folder, progress)
     return out

@@ -1,0 +1,165 @@
+"""The rows of the grid, each a way to make generated crops and to train on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from posereid.config import Recipe, parse_recipe
+from posereid.errors import InputError
+from posereid.messages import complaint, shown
+
+Changes = Mapping[str, Mapping[str, Any]]
+
+WARMUP = 3
+"""Epochs on generated crops alone of the rows whose key ends in warmup."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: how tables call it, and how it departs from the recipe.
+
+    ``drawn_by`` says who makes the generated crops: a generator trained for the row, the synthetic world itself, or
+    nobody. ``generator`` are changes to the recipe of the joint training, ``reid`` to the section of the re-ID
+    training. ``shares`` is the row whose crops this one uses. ``published`` is the paper's rank-1 on Market-1501 in
+    percent (Table 3).
+    """
+
+    key: str
+    label: str
+    drawn_by: Literal["generator", "world"] | None = "generator"
+    generator: Changes = field(default_factory=dict)
+    reid: Mapping[str, Any] = field(default_factory=dict)
+    shares: str | None = None
+    published: float | None = None
+
+    @property
+    def maker(self) -> str | None:
+        """The row whose generated crops this one trains on; None where there are none."""
+        return None if self.drawn_by is None else self.shares or self.key
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a generator can draw for the row's searches."""
+        return self.drawn_by == "generator"
+
+
+FULL, REAL, TRUE, TEXTURE = "full", "real", "true", "texture"
+
+PAPER: Changes = {"generator": {"texture": "none", "cameras": False}, "losses": {"structure": 0.0}}
+"""What every row starts from, whatever the recipe says of what goes beyond the paper."""
+
+_LIMBS = {"texture": "limbs"}
+_CAMERAS = {"cameras": True}
+_STRUCTURE = {"structure": 0.2}
+_BEYOND: Changes = {"generator": _LIMBS | _CAMERAS, "losses": _STRUCTURE}
+
+_ROWS = (
+    Row(FULL, "full model", published=93.5),
+    Row("blocks-2", "2 blocks", generator={"generator": {"blocks": 2}}, published=88.6),
+    Row("blocks-3", "3 blocks", generator={"generator": {"blocks": 3}}, published=89.7),
+    Row("blocks-4", "4 blocks", generator={"generator": {"blocks": 4}}, published=93.5),
+    Row("blocks-5", "5 blocks", generator={"generator": {"blocks": 5}}, published=93.5),
+    Row(
+        "no-appearance-discriminator",
+        "without D_I",
+        generator={"losses": {"appearance_discriminator": False}},
+        published=91.2,
+    ),
+    Row("no-pose-discriminator", "without D_P", generator={"losses": {"pose_discriminator": False}}, published=89.3),
+    Row("no-semantic", "without L_S", generator={"losses": {"semantic": 0.0}}, published=91.3),
+    Row(REAL, "real crops only", drawn_by=None),
+    Row(
+        "not-joint",
+        "generator without re-ID terms",
+        generator={"losses": {"semantic": 0.0, "quartet": 0.0, "identity": 0.0}},
+    ),
+    Row(TRUE, "true renders (ceiling)", drawn_by="world"),
+    Row("literal-adain", "AdaIN read literally", generator={"generator": {"adain": "literal"}}),
+    Row("saturating", "adversarial term log(1 - D)", generator={"losses": {"saturating": True}}),
+    Row("full-warmup", f"full, {WARMUP} epochs alone", reid={"generated_warmup": WARMUP}, shares=FULL),
+    Row("start-appearance", "PAGN starts from f_N^I", generator={"generator": {"start": "appearance"}}),
+    Row("content-same-scale", "eq. 3 reads each scale of PAAN", generator={"generator": {"content": "same_scale"}}),
+    Row("semantic-spares-embedder", "L_S does not reach E", generator={"losses": {"semantic_teaches_embedder": False}}),
+    Row(TEXTURE, "texture, cameras, SSIM", generator=_BEYOND),
+    Row("texture-alone", "texture", generator={"generator": _LIMBS}),
+    Row("cameras-alone", "cameras", generator={"generator": _CAMERAS}),
+    Row("structure-alone", "SSIM", generator={"losses": _STRUCTURE}),
+    Row(
+        "texture-warmup",
+        f"texture, cameras, SSIM; {WARMUP} epochs alone",
+        reid={"generated_warmup": WARMUP},
+        shares=TEXTURE,
+    ),
+)
+
+ROWS: dict[str, Row] = {row.key: row for row in _ROWS}
+"""Every row by its key, in the order of tables."""
+
+ALWAYS = (FULL, REAL)
+"""Rows that every grid has: the others are compared with them, and the second judges identities."""
+
+
+def joint_recipe(row: Row, recipe: Recipe, seed: int) -> Recipe:
+    """The recipe of a row's joint training: the paper's, but for what the row says.
+
+    Raises InputError where the row's changes do not go with the recipe.
+    """
+    row = ROWS[row.shares] if row.shares else row
+    names = PAPER.keys() | row.generator.keys()
+    changes = {name: {**PAPER.get(name, {}), **row.generator.get(name, {})} for name in names}
+    return _changed(recipe, {**changes, "seed": seed}, row.key)
+
+
+def reid_recipe(row: Row, recipe: Recipe, seed: int) -> Recipe:
+    """The recipe of a row's re-ID training: the losses of E are the recipe's own in every row, and so are its networks.
+
+    In float32: what is compared by its figures must not depend on what a machine has units for. Raises InputError.
+    """
+    changes = {"reid": row.reid, "runtime": {"precision": "32-true"}, "seed": seed}
+    return _changed(recipe, changes, row.key)
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any], key: str) -> Recipe:
+    content = recipe.model_dump()
+    for name, value in changes.items():
+        content[name] = content[name] | value if isinstance(value, Mapping) else value
+    return parse_recipe(content, f"row {key}")
+
+
+def choose_rows(recipe: Recipe, asked: Sequence[str], *, synthetic: bool) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """The rows of a grid in their order, and a sentence for each that the recipe has no use for.
+
+    Without ``asked`` these are all that the recipe allows; ``synthetic`` says whether true renders can be had. ``full``
+    and ``real`` are always there. Raises InputError for a row that is unknown, named twice, or asked for in vain.
+    """
+    for key in asked:
+        if key not in ROWS:
+            raise complaint("--rows", shown(key), f"some of {', '.join(ROWS)}", "correct the name")
+        if list(asked).count(key) > 1:
+            raise complaint("--rows", f"{key} twice", "each row once", "leave one out")
+    chosen, notes = [], []
+    for row in ROWS.values():
+        if asked and row.key not in asked and row.key not in ALWAYS:
+            continue
+        why = None if row.key in ALWAYS else _why_not(row, recipe, synthetic)
+        if why is None:
+            chosen.append(row)
+        elif asked:
+            raise InputError(f"--rows: {row.key} cannot be had: {why}; leave it out.")
+        else:
+            notes.append(f"Row {row.key} is left out: {why}.")
+    return tuple(chosen), tuple(notes)
+
+
+def _why_not(row: Row, recipe: Recipe, synthetic: bool) -> str | None:
+    if row.drawn_by == "world" and not synthetic:
+        return "true renders can be made of a synthetic world alone"
+    if row.reid.get("generated_warmup", 0) >= recipe.reid.epochs:
+        return f"{WARMUP} epochs on generated crops alone leave none of the {recipe.reid.epochs} of reid.epochs"
+    try:
+        own = [build(row, recipe, 0) for build in (joint_recipe, reid_recipe)]
+    except InputError as error:
+        return str(error).removeprefix(f"row {row.key}: ").rstrip(".")
+    if row.drawn_by == "generator" and own == [build(ROWS[FULL], recipe, 0) for build in (joint_recipe, reid_recipe)]:
+        return f"its recipe is that of {FULL}"
+    return None

@@ -1,0 +1,223 @@
+"""What each kind of cell does, from where an earlier attempt left it."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from posereid.ablation.grid import FUSION_FILE, POSE, Cell, Grid, every_crop
+from posereid.ablation.rows import FULL, REAL, ROWS, joint_recipe, reid_recipe
+from posereid.ablation.sheets import generator_sheet
+from posereid.augmentation.drawing import augment
+from posereid.augmentation.sets import with_generated
+from posereid.augmentation.true_renders import write_true_renders
+from posereid.config import FusionMode, Recipe
+from posereid.data.crops import CropTable
+from posereid.data.layouts import load_crops
+from posereid.evaluation.comparison import EVALUATION_FILE
+from posereid.evaluation.evaluate import FEATURES_FOLDER, evaluate_run
+from posereid.evaluation.fusion_choice import tune_fusion
+from posereid.evaluation.generator_quality import ImageQuality
+from posereid.evaluation_report import write_evaluation
+from posereid.files import atomic_folder, write_atomically
+from posereid.pictures import save_png
+from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint, load_generator
+from posereid.training.devices import pick_device
+from posereid.training.integrity import RESUME_FILE, read_verified, write_about
+from posereid.training.joint import train_joint
+from posereid.training.loop import RECIPE_FILE
+from posereid.training.pose import train_pose_estimator
+from posereid.training.reid import train_reid
+
+GENERATED = "generated"
+"""In a generator's cell: the set that it drew."""
+
+SHEET_FILE = "sheet.png"
+QUALITY_FILE = "quality.npz"
+"""Every test pair's value of every measure of image quality."""
+
+TRAINED_FILE = "trained"
+"""In a run's folder once its training has come to its end."""
+
+SEARCH_ONLY_FILE = "search-only.json"
+"""In a re-ID cell: how the network of the same seed that saw real crops only searches with the row's generator."""
+
+FUSED: FusionMode = "fusion+flip"
+FLIP: FusionMode = "flip"
+
+
+def work(grid: Grid, cell: Cell) -> None:
+    """Do one cell, or what is left of it. Raises InputError, and Stopped where a signal ends training early."""
+    kinds: Mapping[str, Callable[[Grid, Cell], None]] = {
+        "pose": _pose,
+        "generator": _generator,
+        "fusion": _fusion,
+        "reid": _reid,
+    }
+    kinds[cell.kind](grid, cell)
+
+
+def begun(run: Path) -> bool:
+    """Whether a run is to be taken up; of a finished one that is nothing but a look at its checkpoint."""
+    return (run / RECIPE_FILE).exists()
+
+
+def _train(train: Callable[..., Path], recipe: Recipe, crops: CropTable, run: Path) -> None:
+    """Train what is left of a run; a trained one is not opened again, since its optimisers' state may be gone."""
+    if not (run / TRAINED_FILE).exists():
+        train(recipe, crops, run, resume=begun(run), progress=False)
+        write_atomically(run / TRAINED_FILE, "")
+
+
+def _pose(grid: Grid, cell: Cell) -> None:
+    run = grid.folder(cell)
+    _train(train_pose_estimator, reid_recipe(ROWS[REAL], grid.recipe, grid.recipe.seed), grid.crops, run)
+    _slim(run)
+
+
+def _generator(grid: Grid, cell: Cell) -> None:
+    """Train, draw the training crops, measure on the test pairs, and make a sheet; or render what the world knows."""
+    run, row = grid.folder(cell), ROWS[cell.row]
+    settings = grid.recipe.augmentation
+    if row.drawn_by == "world":
+        if not (run / GENERATED).exists():
+            write_true_renders(grid.crops, run / GENERATED, settings, seed=cell.seed, progress=False)
+        return
+    _train(train_joint, joint_recipe(row, grid.recipe, cell.seed), grid.crops, run)
+    checkpoint = latest_checkpoint(run)
+    generator = load_generator(checkpoint.folder, pick_device(grid.recipe.runtime))
+    if not (run / GENERATED).exists():
+        augment(
+            generator,
+            grid.crops,
+            run / GENERATED,
+            settings,
+            seed=cell.seed,
+            checkpoint=checkpoint.digest("generator"),
+            progress=False,
+        )
+    if not (run / QUALITY_FILE).exists():
+        evaluation = evaluate_run(
+            run,
+            grid.recipe.evaluation,
+            crops=grid.crops,
+            judge=grid.folder(grid.judge),
+            pose_estimator=grid.folder(POSE),
+        )
+        write_evaluation(evaluation, run / EVALUATION_FILE)
+        if evaluation.quality is not None:
+            write_arrays(run / QUALITY_FILE, quality_arrays(evaluation.quality))
+    if (run / QUALITY_FILE).exists():
+        save_png(run / SHEET_FILE, generator_sheet(generator, grid.crops, grid.recipe.evaluation))
+    _slim(run)
+
+
+def quality_arrays(quality: ImageQuality) -> dict[str, npt.NDArray[Any]]:
+    """Image quality pair by pair as named arrays: ``measure/answer/region``, and the pairs' ``identities``."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"{measure}/{answer}/{region}": values
+        for measure, answers in quality.per_pair.items()
+        for answer, regions in answers.items()
+        for region, values in regions.items()
+    }
+    return arrays | {"identities": quality.identities}
+
+
+def _fusion(grid: Grid, cell: Cell) -> None:
+    """Choose weight and number of poses by mAP on the held-out identities, over all seeds of real crops only."""
+    folder = grid.folder(cell)
+    crops = every_crop(grid.recipe.data)
+    grids = []
+    for seed in grid.seeds:
+        choice = tune_fusion(
+            grid.folder(Cell("reid", REAL, seed)),
+            grid.folder(Cell("generator", FULL, grid.partner(seed))),
+            crops=crops,
+            settings=grid.recipe.evaluation,
+            cache=folder / FEATURES_FOLDER,
+            keep_drawings=True,
+        )
+        points = sorted(choice.grid, key=lambda point: (point.weight, point.poses))
+        grids.append(
+            [
+                {"weight": point.weight, "poses": point.poses, "mAP": point.mean_average_precision}
+                for point in points
+                if not point.by_realism
+            ]
+        )
+    chosen, means = choose(grids, ("weight", "poses"))
+    record = {"chosen": chosen, "seeds": grid.seeds, "validation": means}
+    write_atomically(folder / FUSION_FILE, json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+
+
+def choose(grids: list[list[dict[str, Any]]], names: tuple[str, ...]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The setting of the best mean ``mAP`` over several networks' equal grids, the first of equals, and all the means.
+
+    ``names`` are the fields that make up a setting.
+    """
+    rows = [
+        {**same[0], "mAP": float(np.mean([row["mAP"] for row in same])), "seeds": [row["mAP"] for row in same]}
+        for same in zip(*grids, strict=True)
+    ]
+    best = max(rows, key=lambda row: row["mAP"])
+    return {name: best[name] for name in names}, rows
+
+
+def _reid(grid: Grid, cell: Cell) -> None:
+    """Train on real crops and the row's generated ones, then search: alone, with flips, and with the row's generator.
+
+    Where the generator is the row's own, the network that saw real crops only searches with it, too.
+    """
+    run, row, maker = grid.folder(cell), ROWS[cell.row], grid.maker(cell)
+    crops = real = grid.crops
+    if maker is not None:
+        crops = with_generated(real, load_crops(grid.folder(maker) / GENERATED))
+    _train(train_reid, reid_recipe(row, grid.recipe, cell.seed), crops, run)
+    drawer = grid.folder(maker) if maker is not None and row.fuses else None
+    settings = grid.recipe.evaluation.changed(fusion=grid.fusion()) if drawer else grid.recipe.evaluation
+    searches = {EVALUATION_FILE: run}
+    if drawer and row.shares is None:
+        searches[SEARCH_ONLY_FILE] = grid.folder(Cell("reid", REAL, cell.seed))
+    for name, network in searches.items():
+        if not (run / name).exists():
+            evaluation = evaluate_run(
+                network,
+                settings,
+                crops=real,
+                fusion=(FUSED,) if drawer else (FLIP,),
+                generator_run=drawer,
+                cache=run / FEATURES_FOLDER,
+                keep_drawings=True,
+            )
+            write_evaluation(evaluation, run / name)
+    # Embeddings and drawings of the whole test would fill the disk, cell by cell.
+    shutil.rmtree(run / FEATURES_FOLDER, ignore_errors=True)
+    _slim(run)
+
+
+def _slim(run: Path) -> None:
+    """Keep the newest whole checkpoint only, without the optimisers' state, which takes twice what weights do."""
+    newest = latest_checkpoint(run).folder
+    for folder in checkpoint_folders(run):
+        if folder != newest:
+            shutil.rmtree(folder, ignore_errors=True)
+    about = read_verified(newest)
+    with atomic_folder(newest, "a checkpoint", replace=True) as partial:
+        for weights in newest.glob("*.safetensors"):
+            shutil.copyfile(weights, partial / weights.name)
+        torch.save({}, partial / RESUME_FILE)
+        write_about(partial, about)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
+    """An .npz that is there whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,51 @@
+"""The command that runs the paper's ablation."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from posereid.commands.common import placed
+from posereid.commands.training import RecipeFields
+from posereid.config import Recipe
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Measure the paper's ablation (Table 3), and what it lacks, over several seeds. Recipe fields are options.
+
+    Without a data set the recipe's world is rendered. The same command goes on where it was stopped; on a folder that
+    several machines share each does cells that no other is at.
+    """
+
+    recipe_file: tyro.conf.Positional[Path]
+    """Recipe of the full model, for example recipes/bench_cpu.yaml."""
+    out: Path
+    """Folder of the grid: every cell's run, results.json, tables.md and pictures."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the re-ID training."""
+    generator_seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the joint training; the re-ID seeds take their generators in turn."""
+    rows: tuple[str, ...] = ()
+    """Rows of the grid; without it, all that the recipe allows. Rows full and real are always there."""
+    jobs: int = 1
+    """Cells done at a time, each in a process with its share of the threads."""
+    dry_run: bool = False
+    """Print the plan, the steps, and an estimate of the time from a few measured steps; write nothing."""
+    fields: RecipeFields = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        """Do the grid, or plan it."""
+        from posereid.ablation.ablate import ablate, plan
+        from posereid.training.devices import set_threads
+
+        set_threads()
+        recipe = placed(self.fields)
+        grid = (recipe, self.out, self.seeds, self.generator_seeds, self.rows)
+        if self.dry_run:
+            print(plan(*grid, jobs=self.jobs))
+            return
+        if not ablate(*grid, jobs=self.jobs, command=shlex.join(["posereid", *sys.argv[1:]])):
+            sys.exit(1)

@@ -1,0 +1,164 @@
+"""Means, intervals and differences against naive loops."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posereid.ablation.grid import Grid, plan_grid
+from posereid.ablation.results import (
+    SEARCH_ONLY,
+    Searches,
+    interval,
+    people_interval,
+    quality_figures,
+    reid_figures,
+)
+from posereid.ablation.rows import ROWS
+from posereid.config import Recipe
+from posereid.evaluation.bootstrap import clustered_mean
+from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.seeds import mean_over_seeds
+
+Build = Callable[..., Recipe]
+
+IDENTITIES = np.array(["a", "a", "b", "c", "c", "c", "d"])
+SEEDS = 3
+
+
+def searches(seed: int, names: tuple[str, ...]) -> Searches:
+    random = np.random.default_rng(seed)
+    return Searches(
+        {name: {key: random.random((SEEDS, len(IDENTITIES))) for key in HEADLINES} for name in names}, IDENTITIES
+    )
+
+
+FULL = searches(1, ("off", "flip", "fusion+flip", SEARCH_ONLY))
+REAL = searches(2, ("off", "flip"))
+OWN = searches(3, ("off", "flip", "fusion+flip", SEARCH_ONLY))
+
+
+def naive_difference(own: np.ndarray, other: np.ndarray) -> float:
+    total, count = 0.0, 0
+    for seed in range(len(own)):
+        for query in range(len(own[seed])):
+            total += own[seed][query] - other[seed][query]
+            count += 1
+    return round(100 * total / count, 2)
+
+
+def test_every_search_is_compared_with_the_same_of_full_and_with_flips_of_real() -> None:
+    figures = reid_figures(OWN, FULL, REAL, ROWS["no-semantic"], 0.95)
+    assert set(figures) == set(OWN.tables)
+    for search, table in figures.items():
+        control = "off" if search == "off" else "flip"
+        for name, row in table.items():
+            own = OWN.tables[search][name]
+            assert row["mean"][0] == round(100 * sum(map(sum, own)) / own.size, 2)
+            assert row["seeds"] == [round(100 * sum(seed) / len(seed), 2) for seed in own]
+            assert row["minus_full"][0] == naive_difference(own, FULL.tables[search][name])
+            assert row["minus_real"][0] == naive_difference(own, REAL.tables[control][name])
+
+
+def test_a_row_is_not_compared_with_itself() -> None:
+    full = reid_figures(FULL, FULL, REAL, ROWS["full"], 0.95)
+    real = reid_figures(REAL, FULL, REAL, ROWS["real"], 0.95)
+    assert all("minus_full" not in row and "minus_real" in row for table in full.values() for row in table.values())
+    assert all("minus_full" in row and "minus_real" not in row for table in real.values() for row in table.values())
+
+
+def test_without_the_rows_to_compare_with_there_are_no_differences() -> None:
+    figures = reid_figures(OWN, None, None, ROWS["no-semantic"], 0.95)
+    assert all(set(row) == {"mean", "seeds"} for table in figures.values() for row in table.values())
+
+
+@given(st.integers(0, 100))
+def test_an_interval_over_seeds_is_for_seeds_and_people(seed: int) -> None:
+    values = np.random.default_rng(seed).random((SEEDS, len(IDENTITIES)))
+    expected = mean_over_seeds(values, IDENTITIES, confidence=0.9)
+    assert interval(values, IDENTITIES, 0.9) == [
+        round(100 * value, 2) for value in (expected.estimate, expected.low, expected.high)
+    ]
+
+
+def test_one_seed_gives_an_interval_over_people_alone() -> None:
+    values = np.random.default_rng(0).random((1, len(IDENTITIES)))
+    expected = clustered_mean(values[0], IDENTITIES, confidence=0.95)
+    assert interval(values, IDENTITIES, 0.95) == [round(100 * value, 2) for value in expected]
+
+
+def test_one_person_gives_no_interval() -> None:
+    assert interval(np.ones((2, 3)), np.array(["a"] * 3), 0.95) == [100, None, None]
+
+
+def test_queries_without_a_match_are_left_out() -> None:
+    values = np.random.default_rng(0).random((SEEDS, len(IDENTITIES)))
+    values[:, 2] = math.nan
+    others = np.delete(values, 2, axis=1)
+    assert interval(values, IDENTITIES, 0.95) == interval(others, np.delete(IDENTITIES, 2), 0.95)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grid(tiny_recipe: Build, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    recipe = tiny_recipe(evaluation={"resamples": 200})
+    return plan_grid(recipe, tmp_path_factory.mktemp("grids") / "grid", (0, 1), (0, 1), ("no-semantic",))[0]
+
+
+def quality(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    names = [f"ssim/{answer}/{region}" for answer in ("generated", "copy_source") for region in ("image", "foreground")]
+    names += ["pckh/generated/image", "pckh/target/image", "mask_ssim/generated/foreground"]
+    values = {name: random.random((2, len(IDENTITIES))) for name in names}
+    values["pckh/generated/image"][:, 1] = math.nan
+    return values | {"identities": np.stack([np.arange(len(IDENTITIES))] * 2)}
+
+
+def test_image_quality_is_a_mean_over_pairs_and_generators_beside_its_controls(grid: Grid) -> None:
+    own, full = quality(1), quality(2)
+    figures = quality_figures(own, full, grid)
+    assert figures is not None
+    assert figures["pairs"] == len(IDENTITIES)
+    assert set(figures) == {"pairs", "ssim", "foreground_ssim", "mask_ssim", "pckh"}
+    drawn, copied = own["ssim/generated/foreground"], own["ssim/copy_source/foreground"]
+    row = figures["foreground_ssim"]
+    assert row["mean"][0] == round(sum(map(sum, drawn)) / drawn.size, 4)
+    assert row["seeds"] == [round(sum(seed) / len(seed), 4) for seed in drawn]
+    assert row["answers"]["copy_source"]["mean"][0] == round(sum(map(sum, copied)) / copied.size, 4)
+    gain = [drawn[s][p] - copied[s][p] for s in range(2) for p in range(len(IDENTITIES))]
+    assert row["answers"]["copy_source"]["generated_minus"][0] == round(sum(gain) / len(gain), 4)
+    others = full["ssim/generated/foreground"]
+    change = [drawn[s][p] - others[s][p] for s in range(2) for p in range(len(IDENTITIES))]
+    assert row["minus_full"][0] == round(sum(change) / len(change), 4)
+    assert row["mean"][1] < row["mean"][0] < row["mean"][2]
+
+
+def test_the_full_model_is_not_compared_with_itself_and_nothing_measured_is_nothing(grid: Grid) -> None:
+    own = quality(1)
+    figures = quality_figures(own, own, grid)
+    assert figures is not None
+    assert all("minus_full" not in row for name, row in figures.items() if name != "pairs")
+    assert quality_figures({}, own, grid) is None
+
+
+def test_pairs_without_a_value_are_left_out(grid: Grid) -> None:
+    own = quality(1)
+    values = own["pckh/generated/image"]
+    known = np.delete(values, 1, axis=1)
+    people = np.delete(own["identities"][0], 1)
+    assert people_interval(values, own["identities"][0], grid) == people_interval(known, people, grid)
+
+
+def test_intervals_of_pictures_follow_the_recipe_s_settings(grid: Grid) -> None:
+    values = np.random.default_rng(5).random((2, 40))
+    settings = grid.recipe.evaluation
+    narrow = replace(grid, recipe=grid.recipe.model_copy(update={"evaluation": settings.changed(confidence=0.5)}))
+    wide, narrower = (people_interval(values, np.arange(40), each) for each in (grid, narrow))
+    assert None not in wide
+    assert wide[1] < narrower[1] < narrower[2] < wide[2]  # type: ignore[operator]

@@ -1,0 +1,169 @@
+"""docs/evidence.md says what its results say."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posereid.ablation.tables import ablation_tables, difference, filled, markdown, spread
+from posereid.errors import InputError
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = ROOT / "docs" / "evidence.md"
+RESULTS = ROOT / "docs" / "evidence.json"
+
+
+def row(label: str, published: float | None = None, **reid: Any) -> dict[str, Any]:
+    figure = {"mean": [50.0, 45.0, 55.0], "seeds": [49.0, 51.0]}
+    names = ("rank1", "rank5", "rank10", "mAP", "mINP")
+    searches = {search: dict.fromkeys(names, figure | change) for search, change in reid.items()}
+    return {"label": label, "published_rank1": published, "reid": searches, "quality": None}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    measured = {
+        "mean": [0.4, 0.38, 0.42],
+        "answers": {"target": {"mean": [0.5, 0.4, 0.6], "generated_minus": [-0.1, -0.2, 0.05]}},
+    }
+    full = row("full model", 93.5, off={}, flip={"minus_real": [-2.0, -3.0, -1.0]})
+    full["quality"] = {"pairs": 8, "pckh": measured}
+    return {
+        "command": "posereid ablate it",
+        "date": "2026-11-23",
+        "machine": "x86_64",
+        "device": "cpu",
+        "threads": 2,
+        "jobs": 1,
+        "versions": {"torch": "2.15"},
+        "seeds": [0, 1],
+        "generator_seeds": [0],
+        "seconds": {"total": 7200.0},
+        "data": {
+            "training_crops": 10,
+            "training_identities": 2,
+            "query": 3,
+            "gallery": 4,
+            "test_identities": 2,
+        },
+        "fusion": {"settings": {"weight": 0.8, "poses": 2}, "chosen": {"seeds": [0]}},
+        "unfinished": ["saturating"],
+        "rows": {
+            "full": full,
+            "no-semantic": row("without L_S", 91.3, off={}, flip={"minus_full": [1.0, -1.0, 3.0]}),
+            "real": row("real crops only", off={}, flip={}),
+        },
+    }
+
+
+def test_a_difference_is_bold_where_its_interval_leaves_zero_out() -> None:
+    assert difference({"d": [1.0, -1.0, 3.0]}, "d") == "+1.0 [-1.0, +3.0]"
+    assert difference({"d": [-2.0, -3.0, -1.0]}, "d") == "**-2.0 [-3.0, -1.0]**"
+    assert difference({"d": [0.012, 0.002, 0.022]}, "d", 3) == "**+0.012 [+0.002, +0.022]**"
+    assert difference({"d": [1.0, None, None]}, "d") == difference({}, "d") == "–"
+
+
+def test_a_mean_without_an_interval_stands_alone() -> None:
+    assert spread({"mean": [1.0, None, None]}) == "1.0"
+    assert spread({"mean": [None, None, None]}) == spread(None) == "–"
+    assert spread({"mean": [0.5, 0.25, 0.75]}, 2) == "0.50 [0.25, 0.75]"
+
+
+def test_a_table_s_columns_are_figures() -> None:
+    assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_table_3_stands_beside_the_paper_s(results: dict[str, Any]) -> None:
+    lines = ablation_tables(results)["table3"].splitlines()
+    assert lines[2].startswith("| full model | 50.0 [45.0, 55.0] |")
+    assert lines[2].endswith("| – | 93.5 |")
+    assert lines[3].endswith("| +1.0 [-1.0, +3.0] | 91.3 (-2.2) |")
+    assert lines[4].endswith("| – | – |")
+
+
+def test_controls_say_what_share_of_the_real_target_the_generated_crops_reach(results: dict[str, Any]) -> None:
+    lines = ablation_tables(results)["controls-full"].splitlines()
+    assert "| generated | 0.400 [0.380, 0.420] |" in lines
+    assert "| generated − the real target | -0.100 [-0.200, +0.050] |" in lines
+    assert lines[-1] == "| generated, as a share of the real target | 0.80 |"
+
+
+def test_the_facts_name_command_date_time_and_what_is_missing(results: dict[str, Any]) -> None:
+    facts = ablation_tables(results)["facts"]
+    for part in (
+        "`posereid ablate it`",
+        "2026-11-23",
+        "2.00 hours",
+        "CPU, 2 threads",
+        "in no table: saturating",
+        "chosen on",
+    ):
+        assert part in facts
+
+
+def test_a_document_gets_each_table_behind_its_mark(results: dict[str, Any]) -> None:
+    document = "# A\n<!-- figures small table3 -->\n\n<!-- end -->\nB\n<!-- figures big seeds -->\nold\n<!-- end -->\n"
+    text = filled(document, {"small": results, "big": results})
+    tables = ablation_tables(results)
+    assert text == document.replace("-->\n\n<!-- end", f"-->\n{tables['table3']}\n<!-- end").replace(
+        "old", tables["seeds"]
+    )
+    assert filled(text, {"small": results, "big": results}) == text
+
+
+@pytest.mark.parametrize("document", ["no marks", "<!-- figures small everything -->\n\n<!-- end -->"])
+def test_a_mark_without_a_table_and_a_document_without_marks_are_said(document: str, results: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="figures"):
+        filled(document, {"small": results}, "docs/evidence.md")
+
+
+def test_the_script_fills_the_document_and_keeps_the_results_beside_it(
+    results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = importlib.util.spec_from_file_location("evidence_tables", ROOT / "benchmarks" / "evidence_tables.py")
+    assert place is not None
+    assert place.loader is not None
+    script = importlib.util.module_from_spec(place)
+    place.loader.exec_module(script)
+    for name, file in (("DOCUMENT", "evidence.md"), ("RESULTS", "evidence.json"), ("IMAGES", "images")):
+        monkeypatch.setattr(script, name, tmp_path / file)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "grid" / "pictures").mkdir(parents=True)
+    for name in ("table-3.png", "figure-12.png"):
+        (tmp_path / "grid" / "pictures" / name).write_bytes(b"picture")
+    monkeypatch.setattr("sys.argv", ["evidence_tables", f"small={tmp_path / 'grid'}"])
+
+    def written(*, synthetic: bool) -> set[str]:
+        results["data"]["synthetic"] = synthetic
+        (tmp_path / "grid" / "results.json").write_text(json.dumps(results))
+        script.main()
+        found = {path.name for path in (tmp_path / "images").iterdir()}
+        for path in (tmp_path / "images").iterdir():
+            path.unlink()
+        return found
+
+    with pytest.raises(InputError, match="is not there; write it with marks"):
+        written(synthetic=True)
+    (tmp_path / "evidence.md").write_text("<!-- figures small seeds -->\n\n<!-- end -->\n")
+    assert written(synthetic=True) == {"evidence-small-table-3.png", "evidence-small-figure-12.png"}
+    assert ablation_tables(results)["seeds"] in (tmp_path / "evidence.md").read_text()
+    assert json.loads((tmp_path / "evidence.json").read_text()) == {"small": results}
+    # Pictures of real people stay where they are.
+    assert written(synthetic=False) == {"evidence-small-table-3.png"}
+    monkeypatch.setattr("sys.argv", ["evidence_tables", "small"])
+    with pytest.raises(InputError, match="is not NAME=FOLDER"):
+        script.main()
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/evidence.md is not written yet")
+def test_the_document_holds_the_tables_of_its_results() -> None:
+    grids = json.loads(RESULTS.read_text(encoding="utf-8"))
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert filled(document, grids, str(DOCUMENT)) == document
+    for results in grids.values():
+        assert results["command"] in document
+        assert results["date"] in document
+        assert len(results["seeds"]) >= 5
+        assert len(results["generator_seeds"]) >= 2
