@@ -12,6 +12,7 @@ from posereid.losses import (
     discriminator_loss,
     generator_adversarial_loss,
     identity_loss,
+    perceptual_loss,
     quartet_loss,
     reconstruction_loss,
     semantic_consistency_loss,
@@ -165,6 +166,19 @@ def test_structure_loss_is_one_minus_ssim_written_as_a_loop() -> None:
     one, other = (torch.rand(1, 3, 9, 7, generator=random, dtype=torch.float64) * 2 - 1 for _ in range(2))
     assert structure_loss(one, other).item() == pytest.approx(1 - similarity_by_loops(one, other), abs=1e-9)
     assert structure_loss(one, one).item() == pytest.approx(0, abs=1e-9)
+
+
+@given(pairs_of((2, 3, 2, 2), 4))
+def test_perceptual_loss_compares_unit_features_pixel_by_pixel(maps: tuple[Tensor, ...]) -> None:
+    drawn, wanted = maps[:2], maps[2:]
+    stages = []
+    for one, other in zip(drawn, wanted, strict=True):
+        distances = [
+            squared_distance(unit(one[b, :, y, x].tolist()), unit(other[b, :, y, x].tolist()))
+            for b, y, x in itertools.product(range(2), range(2), range(2))
+        ]
+        stages.append(sum(distances) / len(distances))
+    assert perceptual_loss(drawn, wanted).item() == pytest.approx(sum(stages) / 2, abs=1e-9)
 
 
 @given(pairs_of((3, 4), 2))

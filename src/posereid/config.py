@@ -134,10 +134,26 @@ class LossRecipe(_Section):
         True, description="Whether the gradient of equation 10 reaches E; if not, it moves the generator alone."
     )
     quartets_with_generated: bool = Field(True, description="Whether quartets may hold generated images.")
+    perceptual: Weight = Field(
+        0.0,
+        description="Beyond the paper: weight of the distance between E's feature maps of drawn and target crops, "
+        "ramped in as the semantic term is.",
+    )
+    embedder_learns_generated: bool = Field(
+        True, description="Whether E's identity and quartet terms hold generated images; if not, E stays a judge."
+    )
     adversarial_warmup: int = Field(0, ge=0, description="Steps before the adversarial terms begin.")
     adversarial_ramp: int = Field(0, ge=0, description="Steps over which their weight then rises to its full value.")
     semantic_warmup: int = Field(0, ge=0, description="Steps before the semantic-consistency term begins.")
     semantic_ramp: int = Field(0, ge=0, description="Steps over which its weight then rises to its full value.")
+
+    @model_validator(mode="after")
+    def _structure_stands_beside_reconstruction(self) -> "LossRecipe":
+        if self.structure and not self.reconstruction:
+            raise ValueError(
+                f"structure is {self.structure:g}, in parts of reconstruction, which is 0; give reconstruction a weight"
+            )
+        return self
 
 
 class OptimiserRecipe(_Section):

@@ -1,6 +1,7 @@
 """E, the re-ID network: a backbone, the 128-d embedding, the identity classifier (sections 3.7 and 4)."""
 
-from typing import TypedDict
+from collections.abc import Callable
+from typing import Any, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,13 +62,21 @@ class Embedder(nn.Module):
 
     def feature_vector(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b features"]:
         """The backbone's pooled features of images in [-1, 1]."""
+        return self.backbone(self._prepared(images))
+
+    def _prepared(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hi wi"]:
         if tuple(images.shape[-2:]) != self.input_size:
             # In float32: PyTorch's antialiasing knows no bfloat16 on the CPU, which autocast would give it.
             with torch.autocast(images.device.type, enabled=False):
                 images = F.interpolate(
                     images.float(), size=self.input_size, mode="bilinear", align_corners=False, antialias=True
                 )
-        return self.backbone(((images + 1) / 2 - self.image_mean) / self.image_deviation)
+        return ((images + 1) / 2 - self.image_mean) / self.image_deviation
+
+    def stage_maps(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
+        """The backbone's maps after each stage, from the finest to the coarsest."""
+        stages: Callable[..., list[Tensor]] = cast(Any, self.backbone).forward_intermediates
+        return stages(self._prepared(images), intermediates_only=True)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedded:
         """Embedding and logits, for training."""

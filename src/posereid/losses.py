@@ -1,6 +1,6 @@
 """Equations 7 to 14 as pure functions: tensors in, scalar out. Weights and schedules are the caller's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,21 @@ def structure_loss(generated: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b
         generated, target, sigma=1.5, data_range=2.0, reduction="none", return_full_image=True
     )
     return 1 - similarity.mean()
+
+
+def perceptual_loss(
+    generated: Sequence[Float[Tensor, "b c h w"]], target: Sequence[Float[Tensor, "b c h w"]]
+) -> Float[Tensor, ""]:
+    """Mean distance of two sets of feature maps, one a stage: squared L2 between unit vectors over channels, in [0, 4].
+
+    Averaged over pixels, then over stages, as LPIPS does without its learned weights (Zhang et al. 2018, "The
+    unreasonable effectiveness of deep features as a perceptual metric"). Not in the paper.
+    """
+    distances = [
+        (F.normalize(one) - F.normalize(other)).square().sum(dim=1).mean()
+        for one, other in zip(generated, target, strict=True)
+    ]
+    return torch.stack(distances).mean()
 
 
 def semantic_consistency_loss(

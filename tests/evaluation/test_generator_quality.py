@@ -198,7 +198,8 @@ def test_values_are_those_of_each_pair_alone(quality: ImageQuality, pairs: list[
         assert set(found) == set(wanted[0])
         for region, values in found.items():
             assert values.dtype == np.float64
-            np.testing.assert_allclose(values, [each[region].item() for each in wanted], atol=2e-5)
+            # Drawn in another batch, a pixel or two may round the other way, which is worth up to 1e-5 of a PSNR.
+            np.testing.assert_allclose(values, [each[region].item() for each in wanted], rtol=1e-5, atol=2e-5)
 
 
 def test_joints_are_those_of_the_real_target(quality: ImageQuality, pairs: list[Pair]) -> None:
@@ -368,3 +369,20 @@ def test_a_generator_that_copies_scores_what_copying_scores(crops: CropTable, ti
     for answers in scores.values():
         assert answers["generated"] == answers["copy_source"]
     assert scores["ssim"]["generated"] == scores["ssim"]["wrong_pose"] != scores["ssim"]["wrong_source"]
+
+
+def test_a_control_is_wrong_in_one_thing_alone_and_told_the_targets_camera(
+    crops: CropTable, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    class Naming(PoseTransferGenerator):
+        """Draws the number of the camera that it is told as a grey."""
+
+        def forward(
+            self, image: torch.Tensor, _: torch.Tensor, __: torch.Tensor, cameras: torch.Tensor
+        ) -> torch.Tensor:
+            return (cameras / 10).view(-1, 1, 1, 1).expand_as(image)
+
+    plain = new_generator(tiny_recipe())
+    naming = Naming(plain.appearance_encoder, plain.pose_encoder, plain.paan, plain.pagn, plain.crop_size)
+    scores = measure_generator(naming, crops, EvaluationRecipe(pairs=40)).scores()
+    assert scores["psnr"]["generated"] == scores["psnr"]["wrong_pose"] == scores["psnr"]["wrong_source"]

@@ -109,6 +109,27 @@ def test_cameras_change_the_picture_and_unknown_ones_are_any_camera() -> None:
     assert (first - any_camera).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_a_mirrored_view_has_the_mirrored_code() -> None:
+    code = CameraCode(4, 2, 3).eval()
+    code.codes[2].normal_()
+    plain, mirrored = code(torch.tensor([2, -2]), 2)
+    torch.testing.assert_close(mirrored, plain.flip(-1))
+    torch.testing.assert_close(code(torch.tensor([-5]), 1), code(None, 1))
+
+
+@torch.no_grad()
+def test_an_untrained_tone_leaves_colours_as_they_are_and_a_trained_one_maps_them_alike_everywhere() -> None:
+    texture = TextureNetwork([4, 8, 16])
+    carried, appearance = torch.rand(2, 6, 64, 32), torch.randn(2, 16, 16, 8)
+    torch.testing.assert_close(texture.toned(carried, appearance), carried)
+    # Red becomes half of itself and a tenth brighter, where the picture is sure; the other planes stay.
+    texture.tone.bias[0], texture.tone.bias[3] = -0.5, 0.1
+    toned = texture.toned(carried, appearance)
+    torch.testing.assert_close(toned[:, 0], 0.5 * carried[:, 0] + 0.1 * carried[:, 3])
+    torch.testing.assert_close(toned[:, 1:], carried[:, 1:])
+
+
 def test_a_code_is_learned_for_the_cameras_of_training_alone() -> None:
     code = CameraCode(4, 2, 1)
     optimiser = torch.optim.Adam(code.parameters(), lr=0.1)

@@ -20,7 +20,7 @@ from posereid.config import Recipe, read_recipe
 from posereid.data.batches import CropImages, PosePairBatch, PosePairs, class_labels, to_float
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
-from posereid.data.sampling import PosePairSampler
+from posereid.data.sampling import PosePairSampler, batch_quartets
 from posereid.errors import InputError
 from posereid.files import set_aside_path
 from posereid.losses import generator_adversarial_loss
@@ -365,6 +365,43 @@ def test_the_semantic_term_can_move_the_generator_alone(
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-4)
     assert found[True][1] == {"generator", "embedder"}
     assert found[False][1] == {"generator"}
+
+
+def test_the_perceptual_term_moves_the_generator_alone_and_leaves_the_embedders_statistics(
+    batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric
+) -> None:
+    none = dict.fromkeys(("reconstruction", "adversarial", "semantic", "quartet", "identity"), 0.0)
+    networks = build(tiny_recipe(losses=none | {"perceptual": 1, "semantic_warmup": 10}), fabric)
+    before = snapshot(networks)
+    report = training_step(
+        networks, batch, tiny_recipe(losses=none | {"perceptual": 1, "semantic_warmup": 10}), 5, fabric
+    )
+    assert report.losses["perceptual"] > 0
+    assert moved(networks, before) == set()
+    training_step(networks, batch, tiny_recipe(losses=none | {"perceptual": 1}), 12, fabric)
+    assert moved(networks, before) == {"generator"}
+
+
+def test_an_embedder_that_stays_a_judge_learns_from_real_images_alone(
+    batch: PosePairBatch, tiny_recipe: Build, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def identity(logits: Tensor, labels: Tensor) -> Tensor:
+        seen["labels"] = labels.tolist()
+        return logits.sum()
+
+    def quartets(labels: list[int], drawable: list[bool], random: Any) -> Any:
+        seen["drawable"] = drawable
+        return batch_quartets(labels, drawable, random)
+
+    monkeypatch.setattr(joint, "identity_loss", identity)
+    monkeypatch.setattr(joint, "batch_quartets", quartets)
+    for learns, each in ((True, 3), (False, 2)):
+        recipe = tiny_recipe(losses={"embedder_learns_generated": learns})
+        training_step(build(recipe, fabric), batch, recipe, 1, fabric)
+        assert seen["labels"] == batch.labels.repeat_interleave(each).tolist()
+        assert seen["drawable"] == [True, True, learns] * len(batch)
 
 
 def test_the_structure_term_is_learned_where_it_has_a_weight(

@@ -200,7 +200,8 @@ class Batch:
 class PosePairBatch(Batch):
     """Pairs (I_c, P_c) → (I_t, P_t) of one identity each: images uint8, joints in pixels of the image.
 
-    ``labels`` are classifier classes (0 … number of training identities - 1), ``target_cameras`` numbers from 1.
+    ``labels`` are classifier classes (0 … number of training identities - 1), ``target_cameras`` numbers from 1,
+    below 0 where the pair is mirrored: a mirrored backdrop is another one.
     """
 
     source_images: UInt8[Tensor, "b 3 h w"]
@@ -262,6 +263,7 @@ class PosePairs(Dataset[PosePairBatch]):
         source, target = (self._joints([row[column] for row in rows], mirrored) for column in (1, 2))
         labels = torch.tensor([self.labels[self.images.crops[source].identity] for _, source, _ in rows])
         cameras = torch.tensor([self.images.crops[target].camera for _, _, target in rows])
+        cameras[mirrored] *= -1
         return PosePairBatch(pixels[:, 0], *source, pixels[:, 1], *target, cameras, labels, unreadable)
 
     def _joints(

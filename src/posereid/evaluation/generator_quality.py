@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +210,9 @@ class _Answers:
         yield "mean_image", to_pixels(self.trivial.mean_image).expand(len(pairs), -1, -1, -1)
         yield "camera_mean", to_pixels(self.trivial.camera_mean([self.test[target].camera for _, target in pairs]))
         yield "wrong_source", self._drawn(self._batch([(self.shifted[s, t][0], t) for s, t in pairs]))
-        yield "wrong_pose", self._drawn(self._batch([(s, self.shifted[s, t][1]) for s, t in pairs]))
+        # Wrong in the pose alone: a generator that knows cameras is still told the target's.
+        wrong_pose = self._batch([(s, self.shifted[s, t][1]) for s, t in pairs])
+        yield "wrong_pose", self._drawn(replace(wrong_pose, target_cameras=batch.target_cameras))
         yield "target", targets.pixels
 
     def _batch(self, pairs: Sequence[tuple[int, int]]) -> PosePairBatch:

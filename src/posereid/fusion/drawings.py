@@ -46,9 +46,7 @@ def encode_crops(
 
 
 @torch.no_grad()
-def draw_pose(
-    generator: PoseTransferGenerator, people: EncodedPeople, pose: Joints
-) -> UInt8[Tensor, "b 3 h w"]:
+def draw_pose(generator: PoseTransferGenerator, people: EncodedPeople, pose: Joints) -> UInt8[Tensor, "b 3 h w"]:
     """Encoded crops in one pose, on the generator's device.
 
     What :func:`posereid.augmentation.drawing.draw` gives, but that a crop is encoded once for all its poses. A

@@ -21,6 +21,7 @@ from posereid.fusion.costs import PartCost, PartCosts, timed, total
 from posereid.fusion.drawings import DrawingCache, draw_pose, drawing_key, encode_crops
 from posereid.fusion.table import PartTable
 from posereid.generator.generator import EncodedPeople, PoseTransferGenerator
+from posereid.generator.texture import LIMBS_VERSION
 from posereid.pose.joints import Joints
 
 Read = Callable[[int], UInt8[Tensor, "3 h w"]]
@@ -69,8 +70,10 @@ def _settings(name: str, network: nn.Module, digest: str | None) -> dict[str, An
     if isinstance(network, Embedder):
         settings["sizes"] = [*network.crop_size, *network.input_size]
     elif isinstance(network, PoseTransferGenerator):
-        # Weights do not tell which of the two readings of equation 3 they were trained with.
+        # What weights do not tell: which reading of equation 3 they were trained with, and how pixels are carried.
         settings |= {"size": list(network.crop_size), "adain": str(network.pagn.blocks[0].reading)}
+        settings |= {"start": network.pagn.start, "content": network.pagn.content}
+        settings |= {"limbs": LIMBS_VERSION} if network.texture is not None else {}
     return settings
 
 

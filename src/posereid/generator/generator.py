@@ -93,7 +93,8 @@ class PoseTransferGenerator(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """(I_c, P_c, P_t) to I_g. Images in [-1, 1], heat maps in [0, 1], H and W divisible by 2^N.
 
-        ``target_cameras`` are numbers from 1, 0 for any; a generator without a camera code does not look at them.
+        ``target_cameras`` are numbers from 1, below 0 for a mirrored view, 0 for any; a generator without a camera code
+        does not look at them.
         """
         return self.draw(self.encode(source_image, source_pose), target_pose, target_cameras)
 
@@ -118,6 +119,8 @@ class PoseTransferGenerator(nn.Module):
             return self.pagn(appearance, target_pose)
         assert people.texture is not None
         carried = self.texture.carried(people.texture, target_pose)
+        with torch.autocast(carried.device.type, enabled=False):
+            carried = self.texture.toned(carried, appearance[-1])
         textures = self.texture(carried, target_pose)
         image, style = self.pagn.streams(appearance, target_pose, textures)
         drawn = self.pagn.to_image(torch.cat([image, style], dim=1))

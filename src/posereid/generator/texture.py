@@ -15,6 +15,9 @@ from posereid.generator.encoders import convolution
 from posereid.generator.limbs import PosedPictures, correspondence, joints_of_maps
 from posereid.pose.joints import JOINT_COUNT
 
+LIMBS_VERSION = 1
+"""Raised whenever :mod:`posereid.generator.limbs` would lay the same pixels elsewhere: no weight tells."""
+
 MOST_CAMERAS = 64
 """Cameras that a generator can tell apart; one with a higher number is drawn like one that it never saw."""
 
@@ -33,6 +36,10 @@ class TextureNetwork(nn.Module):
         self.encoder = nn.Sequential(convolution(inputs, first), convolution(first, first))
         self.down = nn.ModuleList(convolution(wide, wider, stride=2) for wide, wider in pairwise(widths[:-1]))
         self.gate = nn.Conv2d(2 * first, 1, 3, padding=1)
+        # Colours stay as they are until something is learned.
+        self.tone = nn.Linear(widths[-1], 12)
+        nn.init.zeros_(self.tone.weight)
+        nn.init.zeros_(self.tone.bias)
 
     @staticmethod
     def source(images: Float[Tensor, "b 3 h w"], poses: Float[Tensor, "b 18 h w"]) -> PosedPictures:
@@ -47,6 +54,18 @@ class TextureNetwork(nn.Module):
             confidence = found.confidence[:, None]
             turns = found.turn[..., None, None].expand(-1, -1, *target_pose.shape[-2:])
             return torch.cat([found.carried(source.images) * confidence, confidence, turns], dim=1)
+
+    def toned(
+        self, carried: Float[Tensor, "b 6 h w"], appearance: Float[Tensor, "b c hn wn"]
+    ) -> Float[Tensor, "b 6 h w"]:
+        """The carried picture in the target's light: one affine map of its colours, read off f_N^I and the camera code.
+
+        Two cameras show one shirt in two colours; a network that lays pixels over a pose would keep the source's.
+        """
+        change = self.tone(appearance.float().mean(dim=(2, 3))).unflatten(1, (3, 4))
+        picture, confidence = carried[:, :3], carried[:, 3:4]
+        mixed = torch.einsum("bij,bjhw->bihw", change[:, :, :3], picture)
+        return torch.cat([picture + mixed + change[:, :, 3, None, None] * confidence, carried[:, 3:]], dim=1)
 
     def forward(
         self, carried: Float[Tensor, "b 6 h w"], target_pose: Float[Tensor, "b 18 h w"]
@@ -69,8 +88,8 @@ class TextureNetwork(nn.Module):
         Never more than the confidence: where nothing was carried, the drawing stays.
         """
         share = torch.sigmoid(self.gate(torch.cat([image, texture], dim=1)).float())
-        # The carried picture is already weighed by its confidence.
-        return drawn * (1 - share * carried[:, 3:4]) + share * carried[:, :3]
+        # The carried picture is already weighed by its confidence; its new colours may leave the range.
+        return (drawn * (1 - share * carried[:, 3:4]) + share * carried[:, :3]).clamp(-1, 1)
 
 
 class CameraCode(nn.Module):
@@ -86,11 +105,15 @@ class CameraCode(nn.Module):
         self.codes = nn.Parameter(torch.zeros(MOST_CAMERAS + 1, channels, height, width))
 
     def forward(self, cameras: Int[Tensor, " b"] | None, batch: int) -> Float[Tensor, "b c hn wn"]:
-        """The codes of cameras by number, from 1; 0, None for all, and cameras never trained with are any camera."""
+        """The codes of cameras by number, from 1, below 0 for its mirrored view.
+
+        0, None for all, and cameras never trained with are any camera.
+        """
         if cameras is None:
             return self.codes[:1].expand(batch, -1, -1, -1)
-        cameras = torch.where(cameras <= MOST_CAMERAS, cameras, 0)
-        if self.training:
-            return self.codes[cameras]
-        known = self.codes.detach().flatten(1).any(dim=1)
-        return self.codes[torch.where(known[cameras], cameras, 0)]
+        numbers = torch.where(cameras.abs() <= MOST_CAMERAS, cameras.abs(), 0)
+        if not self.training:
+            known = self.codes.detach().flatten(1).any(dim=1)
+            numbers = torch.where(known[numbers], numbers, 0)
+        codes = self.codes[numbers]
+        return torch.where((cameras < 0)[:, None, None, None], codes.flip(-1), codes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from posereid.data.batches import CropImages, PosePairBatch, PosePairs, class_la
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler, batch_quartets, require_divisible
 from posereid.discriminator import appearance_discriminator, pose_discriminator
+from posereid.embedder import Embedder
 from posereid.errors import InputError
 from posereid.losses import (
     discriminator_loss,
     generator_adversarial_loss,
     identity_loss,
+    perceptual_loss,
     quartet_loss,
     reconstruction_loss,
     semantic_consistency_loss,
@@ -110,11 +112,13 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
         conditions = {}
     logged = discriminator_step(networks, conditions, target, generated.detach(), fabric, largest)
     terms = joint_terms(networks, batch, conditions, source, target, generated, recipe, step, fabric)
+    later = ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp)
     weights = {
         "adversarial": adversarial_weight,
         "reconstruction": losses.reconstruction,
         "structure": losses.structure * losses.reconstruction,
-        "semantic": losses.semantic * ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp),
+        "semantic": losses.semantic * later,
+        "perceptual": losses.perceptual * later,
         "quartet": losses.quartet,
         "identity": losses.identity,
     }
@@ -181,7 +185,7 @@ def joint_terms(
     terms = {}
     if losses.reconstruction:
         terms["reconstruction"] = reconstruction_loss(generated.float(), target)
-    if losses.structure and losses.reconstruction:
+    if losses.structure:
         with torch.autocast(target.device.type, enabled=False):
             terms["structure"] = structure_loss(generated.float(), target)
     if conditions:
@@ -206,20 +210,41 @@ def joint_terms(
             if not losses.semantic_teaches_embedder:
                 # The same batch again, because normalisation makes an embedding depend on its neighbours.
                 embedder = networks.bare["embedder"]
-                with fabric.autocast(), _frozen([embedder]):
+                with fabric.autocast(), _frozen([embedder]), _statistics_kept(embedder):
                     sources, drawings = sources.detach(), embedder(images)["embedding"].float()[2::3]
             terms["semantic"] = semantic_consistency_loss(sources, drawings)
+        if losses.perceptual:
+            terms["perceptual"] = _perceptual(
+                cast(Embedder, networks.plain["embedder"]), generated.to(source.dtype), target, recipe, fabric
+            )
         if losses.quartet:
             terms["quartet"] = _batch_quartet_loss(embedding, labels, losses, recipe.seed, step)
         if losses.identity:
-            terms["identity"] = identity_loss(logits, labels)
+            learned = torch.arange(len(labels), device=labels.device) % 3 < (
+                3 if losses.embedder_learns_generated else 2
+            )
+            terms["identity"] = identity_loss(logits[learned], labels[learned])
     return terms
+
+
+def _perceptual(embedder: Embedder, generated: Tensor, target: Tensor, recipe: Recipe, fabric: Fabric) -> Tensor:
+    """How far E, as it stands, sees drawn crops from their targets; E itself does not learn from it."""
+    training = embedder.training
+    # With running statistics: those of drawn crops alone would take out what sets them apart.
+    embedder.eval()
+    with fabric.autocast(), _frozen([embedder]):
+        drawn = embedder.stage_maps(_ordered(generated, recipe))
+        with torch.no_grad():
+            wanted = embedder.stage_maps(_ordered(target, recipe))
+    embedder.train(training)
+    return perceptual_loss([maps.float() for maps in drawn], [maps.float() for maps in wanted])
 
 
 def _batch_quartet_loss(embedding: Tensor, labels: Tensor, losses: LossRecipe, seed: int, step: int) -> Tensor:
     """Equation 12 over quartets drawn from the whole batch, all processes' rows, in the order I_c, I_t, I_g."""
     embedding, labels = whole_batch(embedding), whole_batch(labels)
-    drawable = [losses.quartets_with_generated or position % 3 < 2 for position in range(len(labels))]
+    generated = losses.quartets_with_generated and losses.embedder_learns_generated
+    drawable = [generated or position % 3 < 2 for position in range(len(labels))]
     quartets = batch_quartets(labels.tolist(), drawable, np.random.default_rng((seed, 4, step)))
     anchor, positive, negative, other = embedding[torch.from_numpy(quartets).to(embedding.device)].unbind(1)
     return quartet_loss(anchor, positive, negative, other, losses.margin, losses.intra_margin)
@@ -234,6 +259,20 @@ def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in modules:
             module.requires_grad_(True)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Normalisation by the batch's own statistics, from which the running ones do not learn."""
+    norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _ordered(maps: Tensor, recipe: Recipe) -> Tensor:
@@ -260,7 +299,7 @@ def build_networks(
         plain["appearance_discriminator"] = appearance_discriminator(width, layers)
     if losses.adversarial and losses.pose_discriminator:
         plain["pose_discriminator"] = pose_discriminator(width, layers)
-    if losses.semantic or losses.quartet or losses.identity:
+    if losses.semantic or losses.perceptual or losses.quartet or losses.identity:
         plain["embedder"] = new_embedder(recipe, identities, pretrained=False if checkpoint else None)
     schedules = {
         name: {"generator": joint.generator, "embedder": joint.embedder}.get(name, joint.discriminators)
