@@ -155,9 +155,7 @@ def _pairs(generator: PoseTransferGenerator, crops: CropTable, scale: int) -> Im
     rows = pick_test_pairs(test, EvaluationRecipe(pairs=PAIRS_SHOWN, pairs_seed=1))
     pairs = PosePairs(CropImages(test, *generator.crop_size), {crop.identity: 0 for crop in test})
     batch = pairs[[(0, source, target) for source, target in rows]]
-    generated = generator(
-        to_float(batch.source_images), batch.source_poses, batch.target_poses, batch.target_cameras
-    )
+    generated = generator(to_float(batch.source_images), batch.source_poses, batch.target_poses, batch.target_cameras)
     return pose_pair_sheet(batch, generated, scale=scale, columns=2)
 
 
