@@ -15,13 +15,26 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMOKE = ROOT / "recipes" / "smoke.yaml"
 
 
-def commands() -> list[list[str]]:
-    lines = re.findall(r"^\$ (posereid .*)$", README, re.MULTILINE)
+def commands(section: str) -> list[list[str]]:
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\$ (posereid .*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def test_training_on_market1501_takes_four_lines() -> None:
-    assert [command[0] for command in commands()] == ["check", "train", "augment", "train-reid"]
+    assert [command[0] for command in commands("Train on Market-1501")] == ["check", "train", "augment", "train-reid"]
+
+
+def test_the_paper_s_claims_are_planned_and_tested_by_one_line_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned, done = commands("Test the paper's claims")
+    assert planned == [*done, "--dry-run"]
+    assert (ROOT / done[1]).is_file()
+    monkeypatch.chdir(tmp_path)
+    main([str(SMOKE) if argument == done[1] else argument for argument in planned])
+    assert "no-semantic" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_four_lines_run_on_a_set_of_that_layout(
@@ -29,7 +42,7 @@ def test_the_four_lines_run_on_a_set_of_that_layout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(world, "Market-1501-v15.09.15")
-    for command in commands():
+    for command in commands("Train on Market-1501"):
         main([str(SMOKE) if argument == "recipes/market1501.yaml" else argument for argument in command])
     main(["evaluate", "runs/market-reid"])
 
