@@ -13,18 +13,30 @@ import torch
 from PIL import Image
 
 from posereid.ablation.ablate import TABLES_FILE, ablate
-from posereid.ablation.grid import POSE, Cell, Grid, every_crop, open_grid, plan_grid
-from posereid.ablation.results import RESULTS_FILE, SEARCH_ONLY
+from posereid.ablation.grid import DRAWINGS, POSE, Cell, Grid, every_crop, plan_grid
+from posereid.ablation.opening import open_grid
+from posereid.ablation.results import RESULTS_FILE
 from posereid.ablation.tables import ablation_tables, filled
-from posereid.ablation.work import GENERATED, QUALITY_FILE, SHEET_FILE, choose, work
+from posereid.ablation.work import (
+    GENERATED,
+    QUALITY_FILE,
+    SEARCH_ONLY,
+    SHEET_FILE,
+    VALIDATION_FILE,
+    choose,
+    clear_drawings,
+    work,
+)
 from posereid.augmentation.sets import read_manifest
 from posereid.cli import main
 from posereid.config import Recipe, read_recipe, write_recipe
 from posereid.curves import read_log
 from posereid.data.validation import validation_identities
 from posereid.errors import InputError, Stopped
+from posereid.evaluation.fusion_choice import tune_fusion
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.per_query import QueryFigures
+from posereid.fusion.drawings import draw_pose
 from posereid.training import joint
 from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint
 
@@ -125,10 +137,12 @@ def test_held_out_people_are_in_no_training_and_choose_the_settings_of_fusion(fi
     for cell in finished.cells():
         if cell.kind in ("reid", "generator") and finished.folder(cell).joinpath("checkpoints").exists():
             assert not held & set(latest_checkpoint(finished.folder(cell)).identities)
-    record = json.loads((finished.out / "fusion" / "fusion.json").read_text())
+    record = json.loads((finished.out / "fusion" / "full" / "fusion.json").read_text())
     best = max(record["validation"], key=lambda row: row["mAP"])
     assert record["chosen"] == {name: best[name] for name in ("weight", "poses")}
-    assert finished.fusion().weight == best["weight"]
+    assert {row["poses"] for row in record["validation"]} == {1, 2, 4, 8}
+    assert (record["seeds"], record["generator_seeds"]) == ([0, 1], [3, 3])
+    assert finished.fusion("full").weight == best["weight"]
     for seed in SEEDS:
         evaluation = json.loads((finished.out / "reid" / "full" / f"seed-{seed}" / "evaluation.json").read_text())
         assert evaluation["fusion"]["settings"]["weight"] == best["weight"]
@@ -157,6 +171,11 @@ def test_results_are_the_means_of_what_the_cells_say(finished: Grid, results: di
     controls = results["rows"]["full"]["quality"]["ssim"]["answers"]
     assert set(controls) == {"copy_source", "mean_image", "camera_mean", "wrong_source", "wrong_pose"}
     assert "target" in results["rows"]["full"]["quality"]["pckh"]["answers"]
+    assert results["fusion"]["full"]["chosen"]["seeds"] == [0, 1]
+    assert results["shared_generators"] is True
+    assert results["devices"] == ["cpu"]
+    assert results["threads"] == [1]
+    assert results["began"] <= results["finished"]
     assert results["seconds"]["total"] == pytest.approx(sum(results["seconds"]["cells"].values()), abs=0.1)
     assert set(results["seconds"]["cells"]) == {cell.name for cell in finished.cells()}
     assert str(finished.out) not in json.dumps(results)
@@ -171,6 +190,62 @@ def test_a_cell_killed_just_before_its_end_is_done_again_without_training(
         before = latest_checkpoint(finished.folder(cell))
         work(finished, cell)
         assert latest_checkpoint(finished.folder(cell)) == before
+
+
+def test_the_best_use_is_chosen_on_held_out_people_alone(finished: Grid, results: dict[str, Any]) -> None:
+    uses = {"full": ["off", "flip", "fusion+flip", SEARCH_ONLY], "real": ["off", "flip"], "true": ["off", "flip"]}
+    means = {}
+    for key, row in results["rows"].items():
+        assert sorted(row["validation"]["mAP"]) == sorted(uses[key])
+        for use in uses[key]:
+            own = [
+                json.loads((finished.out / "reid" / key / f"seed-{seed}" / VALIDATION_FILE).read_text())["mAP"][use]
+                for seed in SEEDS
+            ]
+            means[key, use] = 100 * sum(own) / len(own)
+            assert row["validation"]["mAP"][use]["mean"] == pytest.approx(means[key, use], abs=0.01)
+    best = results["best"]
+    assert best["compared"] == 3
+    assert best["row"] == "full"
+    assert best["mAP"] == pytest.approx(
+        max(means["full", use] for use in ("flip", "fusion+flip", SEARCH_ONLY)), abs=0.01
+    )
+    assert best["real_mAP"] == pytest.approx(means["real", "flip"], abs=0.01)
+    # What fusion was set by is what the network that saw real crops only reaches with it.
+    record = json.loads((finished.out / "fusion" / "full" / "fusion.json").read_text())
+    assert means["full", SEARCH_ONLY] == pytest.approx(100 * max(row["mAP"] for row in record["validation"]), abs=0.01)
+
+
+def test_networks_with_one_generator_share_its_drawings(finished: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(generator: Any, people: Any, pose: Any) -> Any:
+        drawn.append(len(people))
+        return draw_pose(generator, people, pose)
+
+    monkeypatch.setattr("posereid.fusion.embedding.draw_pose", counted)
+    crops = len(finished.crops.query) + len(finished.crops.gallery)
+    for seed in SEEDS:
+        for name in ("evaluation.json", "search-only.json", VALIDATION_FILE):
+            (finished.out / "reid" / "full" / f"seed-{seed}" / name).unlink()
+        work(finished, Cell("reid", "full", seed))
+        if seed == SEEDS[0]:
+            first = sum(drawn)
+            assert first >= 0.8 * crops * finished.fusion("full").poses
+    assert sum(drawn) == first
+    clear_drawings(finished, Cell("reid", "full", SEEDS[0]))
+
+
+def test_d_i_has_no_word_in_the_choice(finished: Grid) -> None:
+    runs = [finished.folder(cell) for cell in (Cell("reid", "real", 0), Cell("generator", "full", 3))]
+    for tried in (True, False):
+        choice = tune_fusion(*runs, crops=every_crop(finished.recipe.data), most_poses=2, try_realism=tried)
+        assert any(point.by_realism for point in choice.grid) == tried
+
+
+def test_drawings_go_once_nobody_searches_with_them(finished: Grid) -> None:
+    assert not [path for path in (finished.out / DRAWINGS).rglob("*") if path.is_file()]
+    assert not finished.drawings_needed(Cell("generator", "full", 3))
 
 
 def test_the_network_that_saw_real_crops_searches_with_the_row_s_generator(finished: Grid) -> None:
@@ -198,7 +273,7 @@ def test_a_finished_grid_is_only_summed_up_again(
     monkeypatch.setattr("posereid.ablation.running.work", lambda *_: pytest.fail("nothing was left to do"))
     assert ablate(recipe, finished.out, SEEDS, GENERATOR_SEEDS, ROWS, command="posereid ablate it", progress=False)
     again = json.loads((finished.out / RESULTS_FILE).read_text())
-    assert {**again, "seconds": None} == {**results, "seconds": None}
+    assert {**again, "last_call": None} == {**results, "last_call": None}
 
 
 def test_rows_that_an_earlier_call_finished_stay_in_the_results(
@@ -235,7 +310,7 @@ def test_a_grid_in_which_all_fails_says_so(
     results = json.loads((tmp_path / "grid" / RESULTS_FILE).read_text())
     assert results["rows"] == {}
     assert results["unfinished"] == ["full", "real", "true"]
-    assert len(results["failed"]) == 1 + 5 + 2 + 5 + 2 + 5
+    assert len(results["failed"]) == 1 + 5 + 5 + 5 + 5 + 5
 
 
 def test_the_command_line_says_what_is_wrong_in_one_sentence(

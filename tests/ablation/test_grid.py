@@ -8,18 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from posereid.ablation.grid import (
-    CELL_FILE,
-    FUSION,
-    GRID_FILE,
-    LOCKS,
-    POSE,
-    Cell,
-    Grid,
-    open_grid,
-    plan_grid,
-)
+from posereid.ablation.grid import GRID_FILE, LOCKS, POSE, Cell, Grid, plan_grid
 from posereid.ablation.locks import try_lock
+from posereid.ablation.opening import open_grid
 from posereid.ablation.rows import ROWS
 from posereid.config import Recipe
 from posereid.errors import InputError
@@ -55,7 +46,11 @@ def test_each_cell_comes_once_and_behind_those_that_it_needs(recipe: Recipe, tmp
     assert len(set(cells)) == len(cells) == len({grid.folder(cell) for cell in cells})
     for number, cell in enumerate(cells):
         assert set(grid.needs(cell)) <= set(cells[:number])
-    assert (FUSION in cells) == bool(share)
+    chosen = [cell.row for cell in cells if cell.kind == "fusion"]
+    assert chosen == ([row.key for row in grid.rows if row.fuses and row.shares is None] if share else [])
+    for cell in cells:
+        if share and cell.kind == "reid" and ROWS[cell.row].fuses:
+            assert Cell("fusion", str(ROWS[cell.row].maker)) in grid.needs(cell)
 
 
 def test_a_grid_has_a_network_for_each_row_and_seed_and_shared_generators_once(recipe: Recipe, tmp_path: Path) -> None:
@@ -65,10 +60,9 @@ def test_a_grid_has_a_network_for_each_row_and_seed_and_shared_generators_once(r
         "pose",
         *(f"reid/real/seed-{seed}" for seed in (0, 1, 2)),
         *(f"generators/full/seed-{seed}" for seed in (5, 6)),
-        *(f"reid/full/seed-{seed}" for seed in (0, 1, 2)),
+        *(f"reid/{row}/seed-{seed}" for seed in (0, 1, 2) for row in ("full", "full-warmup")),
         *(f"generators/true/seed-{seed}" for seed in (5, 6)),
         *(f"reid/true/seed-{seed}" for seed in (0, 1, 2)),
-        *(f"reid/full-warmup/seed-{seed}" for seed in (0, 1, 2)),
     ]
     assert grid.needs(Cell("generator", "full", 5)) == [POSE, Cell("reid", "real", 0)]
     assert grid.needs(Cell("generator", "true", 5)) == []
@@ -78,7 +72,6 @@ def test_a_grid_has_a_network_for_each_row_and_seed_and_shared_generators_once(r
     ("changes", "sentence"),
     [
         ({"seeds": ()}, r"--seeds names no seed; give at least one"),
-        ({"generator_seeds": ()}, r"--generator-seeds names no seed"),
         ({"seeds": (1, 2, 1)}, r"--seeds names 1 twice"),
         ({"generator_seeds": (-1,)}, r"--generator-seeds holds -1; a seed is a whole number from 0"),
         ({"seeds": (2**32,)}, r"--seeds holds 4294967296"),
@@ -101,15 +94,66 @@ def test_a_folder_is_opened_again_with_other_rows_and_more_seeds(recipe: Recipe,
     out = tmp_path / "grid"
     open_grid(planned(recipe, out))
     open_grid(planned(recipe, out, rows=("saturating",), seeds=(0, 1, 2, 3)))
-    open_grid(planned(recipe, out, seeds=(0, 1)))
-    assert json.loads((out / GRID_FILE).read_text())["seeds"] == [0, 1, 2, 3]
+    opened = open_grid(planned(recipe, out, seeds=(0, 1)))
+    record = json.loads((out / GRID_FILE).read_text())
+    assert record["generator_of_seed"] == [[0, 5], [1, 6], [2, 5], [3, 6]]
+    # Fusion is set with the seeds of the first call, whatever came later.
+    assert opened.choosers == ((0, 5), (1, 6), (2, 5))
+    reals = [cell.seed for cell in opened.cells() if cell.kind == "reid" and cell.row == "real"]
+    assert reals == [0, 1]
+
+
+def test_fusion_asks_for_the_networks_of_the_first_call(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.model_copy(update={"data": recipe.data.changed(validation_share=0.5)})
+    out = tmp_path / "grid"
+    first = open_grid(planned(recipe, out))
+    later = open_grid(planned(recipe, out, seeds=(0,), rows=("saturating",)))
+    assert later.choosers == first.choosers
+    cells = later.cells()
+    for number, cell in enumerate(cells):
+        assert set(later.needs(cell)) <= set(cells[:number])
+    assert Cell("reid", "real", 2) in cells
+    assert Cell("reid", "saturating", 1) not in cells
+
+
+def test_without_generator_seeds_each_re_id_seed_has_one_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
+    grid = planned(recipe, tmp_path, generator_seeds=())
+    assert grid.partners == ((0, 0), (1, 1), (2, 2))
+    assert not grid.shares_generators
+    assert planned(recipe, tmp_path).shares_generators
+
+
+def test_generator_seeds_are_added_where_every_seed_keeps_its_own(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "grid"
+    open_grid(planned(recipe, out, seeds=(0, 1), generator_seeds=(5, 6)))
+    open_grid(planned(recipe, out, seeds=(0, 1, 2), generator_seeds=(5, 6, 7)))
+    assert json.loads((out / GRID_FILE).read_text())["generator_of_seed"] == [[0, 5], [1, 6], [2, 7]]
+    with pytest.raises(InputError, match="with --generator-seeds 5 6 some would change theirs"):
+        open_grid(planned(recipe, out, seeds=(0, 1, 2), generator_seeds=(5, 6)))
+
+
+def test_a_kill_while_the_grid_was_begun_is_no_obstacle(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "grid"
+    (out / LOCKS / "grid").mkdir(parents=True)
+    (out / f".{GRID_FILE}.partial-12").write_text("{")
+    open_grid(planned(recipe, out))
+    assert (out / GRID_FILE).exists()
+
+
+def test_the_notes_say_what_no_held_out_people_and_a_richer_recipe_mean(tiny_recipe: Build, tmp_path: Path) -> None:
+    recipe = tiny_recipe(losses={"structure": 0.5})
+    _, notes = plan_grid(recipe, tmp_path, (0,), (), ("no-semantic",))
+    assert [note for note in notes if "goes beyond the paper in losses.structure" in note]
+    assert [note for note in notes if "fusion uses the recipe's settings" in note]
+    held = tiny_recipe(data={"validation_share": 0.3})
+    assert plan_grid(held, tmp_path, (0,), (), ("no-semantic",))[1] == ()
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"seeds": (1, 2)}, r"was begun with --seeds 0 1 2; give these, the first of them"),
-        ({"generator_seeds": (5,)}, r"was begun with --generator-seeds 5 6, and every re-ID seed has its generator"),
+        ({"generator_seeds": (5,)}, r"with --generator-seeds 5 some would change theirs"),
     ],
 )
 def test_seeds_that_would_meet_other_generators_are_refused(
@@ -156,7 +200,18 @@ def test_a_folder_of_something_else_and_a_file_are_refused_untouched(recipe: Rec
         open_grid(planned(recipe, tmp_path / "file"))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 99}', '{"schema": 1, "recipe": []}', "\0"])
+@pytest.mark.parametrize("pairs", ["[]", "[[0]]", "[[0, 1, 2]]", '[["a", 1]]', "[[true, 1]]", "{}", "[3]", "null"])
+@pytest.mark.parametrize("field", ["generator_of_seed", "fusion_chosen_with"])
+def test_damaged_seeds_of_the_grid_are_said(recipe: Recipe, tmp_path: Path, field: str, pairs: str) -> None:
+    out = tmp_path / "grid"
+    open_grid(planned(recipe, out))
+    content = json.loads((out / GRID_FILE).read_text()) | {field: json.loads(pairs)}
+    (out / GRID_FILE).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"grid\.json .*{field}.*choose another folder"):
+        open_grid(planned(recipe, out))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 99}', '{"schema": 2, "recipe": []}', "\0"])
 def test_a_damaged_record_of_the_grid_is_said(recipe: Recipe, tmp_path: Path, content: str) -> None:
     out = tmp_path / "grid"
     out.mkdir()
@@ -167,9 +222,9 @@ def test_a_damaged_record_of_the_grid_is_said(recipe: Recipe, tmp_path: Path, co
 
 def test_a_damaged_record_of_a_cell_is_said(recipe: Recipe, tmp_path: Path) -> None:
     grid = open_grid(planned(recipe, tmp_path / "grid"))
-    grid.folder(POSE).mkdir()
-    (grid.folder(POSE) / CELL_FILE).write_text('{"done": tr')
-    with pytest.raises(InputError, match=r"cell\.json cannot be read"):
+    grid.record(POSE).parent.mkdir()
+    grid.record(POSE).write_text('{"done": tr')
+    with pytest.raises(InputError, match=r"pose\.json cannot be read"):
         grid.is_done(POSE)
 
 
@@ -214,7 +269,7 @@ def test_without_held_out_people_fusion_is_the_recipe_s_without_d_i(recipe: Reci
     fusion = recipe.evaluation.fusion.changed(weight=0.3, by_realism=True, poses=2)
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.changed(fusion=fusion)})
     grid, notes = plan_grid(recipe, tmp_path, (0,), (0,), ("no-semantic",))
-    assert grid.fusion() == fusion.changed(by_realism=False)
+    assert grid.fusion("full") == fusion.changed(by_realism=False)
     assert any("by_realism" in note for note in notes)
 
 
@@ -222,10 +277,11 @@ def test_without_held_out_people_fusion_is_the_recipe_s_without_d_i(recipe: Reci
 def test_a_damaged_choice_of_fusion_is_said(recipe: Recipe, tmp_path: Path, content: str) -> None:
     recipe = recipe.model_copy(update={"data": recipe.data.changed(validation_share=0.5)})
     grid = planned(recipe, tmp_path)
-    grid.folder(FUSION).mkdir()
-    (grid.folder(FUSION) / "fusion.json").write_text(content)
+    folder = grid.folder(Cell("fusion", "full"))
+    folder.mkdir(parents=True)
+    (folder / "fusion.json").write_text(content)
     with pytest.raises(InputError, match="fusion"):
-        grid.fusion()
+        grid.fusion("full")
 
 
 def test_rows_know_who_draws_for_them() -> None:

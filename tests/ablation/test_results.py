@@ -1,24 +1,22 @@
 """Means, intervals and differences against naive loops."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posereid.ablation.grid import Grid, plan_grid
-from posereid.ablation.results import (
-    SEARCH_ONLY,
-    Searches,
-    interval,
-    people_interval,
-    quality_figures,
-    reid_figures,
-)
+from posereid.ablation.figures import Searches, interval, one_sign, people_interval, quality_figures, reid_figures
+from posereid.ablation.grid import Cell, Grid, plan_grid
+from posereid.ablation.results import best_use, circumstances
 from posereid.ablation.rows import ROWS
+from posereid.ablation.work import SEARCH_ONLY
 from posereid.config import Recipe
 from posereid.evaluation.bootstrap import clustered_mean
 from posereid.evaluation.headlines import HEADLINES
@@ -28,6 +26,7 @@ Build = Callable[..., Recipe]
 
 IDENTITIES = np.array(["a", "a", "b", "c", "c", "c", "d"])
 SEEDS = 3
+GENERATORS = (5, 6, 5)
 
 
 def searches(seed: int, names: tuple[str, ...]) -> Searches:
@@ -52,7 +51,7 @@ def naive_difference(own: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_every_search_is_compared_with_the_same_of_full_and_with_flips_of_real() -> None:
-    figures = reid_figures(OWN, FULL, REAL, ROWS["no-semantic"], 0.95)
+    figures = reid_figures(OWN, FULL, REAL, ROWS["no-semantic"], 0.95, GENERATORS)
     assert set(figures) == set(OWN.tables)
     for search, table in figures.items():
         control = "off" if search == "off" else "flip"
@@ -61,18 +60,23 @@ def test_every_search_is_compared_with_the_same_of_full_and_with_flips_of_real()
             assert row["mean"][0] == round(100 * sum(map(sum, own)) / own.size, 2)
             assert row["seeds"] == [round(100 * sum(seed) / len(seed), 2) for seed in own]
             assert row["minus_full"][0] == naive_difference(own, FULL.tables[search][name])
-            assert row["minus_real"][0] == naive_difference(own, REAL.tables[control][name])
+            others = REAL.tables[control][name]
+            assert row["minus_real"][0] == naive_difference(own, others)
+            assert row["minus_real_by_generator"] == {
+                "5": naive_difference(own[[0, 2]], others[[0, 2]]),
+                "6": naive_difference(own[[1]], others[[1]]),
+            }
 
 
 def test_a_row_is_not_compared_with_itself() -> None:
-    full = reid_figures(FULL, FULL, REAL, ROWS["full"], 0.95)
-    real = reid_figures(REAL, FULL, REAL, ROWS["real"], 0.95)
+    full = reid_figures(FULL, FULL, REAL, ROWS["full"], 0.95, GENERATORS)
+    real = reid_figures(REAL, FULL, REAL, ROWS["real"], 0.95, GENERATORS)
     assert all("minus_full" not in row and "minus_real" in row for table in full.values() for row in table.values())
     assert all("minus_full" in row and "minus_real" not in row for table in real.values() for row in table.values())
 
 
 def test_without_the_rows_to_compare_with_there_are_no_differences() -> None:
-    figures = reid_figures(OWN, None, None, ROWS["no-semantic"], 0.95)
+    figures = reid_figures(OWN, None, None, ROWS["no-semantic"], 0.95, GENERATORS)
     assert all(set(row) == {"mean", "seeds"} for table in figures.values() for row in table.values())
 
 
@@ -136,6 +140,10 @@ def test_image_quality_is_a_mean_over_pairs_and_generators_beside_its_controls(g
     others = full["ssim/generated/foreground"]
     change = [drawn[s][p] - others[s][p] for s in range(2) for p in range(len(IDENTITIES))]
     assert row["minus_full"][0] == round(sum(change) / len(change), 4)
+    assert row["minus_full_by_generator"] == {
+        str(s): round(sum(drawn[s][p] - others[s][p] for p in range(len(IDENTITIES))) / len(IDENTITIES), 4)
+        for s in range(2)
+    }
     assert row["mean"][1] < row["mean"][0] < row["mean"][2]
 
 
@@ -162,3 +170,62 @@ def test_intervals_of_pictures_follow_the_recipe_s_settings(grid: Grid) -> None:
     wide, narrower = (people_interval(values, np.arange(40), each) for each in (grid, narrow))
     assert None not in wide
     assert wide[1] < narrower[1] < narrower[2] < wide[2]  # type: ignore[operator]
+
+
+# --- the choice and the circumstances --------------------------------------------------------------------------
+
+
+def validated(**precisions: float) -> dict[str, Any]:
+    names = {"training": "flip", "search": SEARCH_ONLY, "both": "fusion+flip", "off": "off"}
+    uses = {names[use]: {"mean": mean, "seeds": [mean]} for use, mean in precisions.items()}
+    return {"validation": {"mAP": uses, "queries": 9, "gallery": 20, "identities": 3}}
+
+
+def test_the_best_use_has_the_best_mean_on_held_out_people_with_flips_on_and_a_generator() -> None:
+    rows = {
+        "full": validated(off=99.0, training=50.0, search=52.0, both=51.0),
+        "no-semantic": validated(training=40.0, search=52.0, both=53.5),
+        "real": validated(off=99.0, training=90.0),
+        "true": validated(training=95.0),
+    }
+    best = best_use(rows)
+    assert best is not None
+    assert (best["row"], best["use"], best["mAP"], best["compared"]) == ("no-semantic", "fusion+flip", 53.5, 6)
+    assert best["real_mAP"] == 90
+    assert (best["queries"], best["gallery"], best["identities"]) == (9, 20, 3)
+    first = best_use({key: rows[key] for key in ("full", "real")} | {"not-joint": rows["full"]})
+    assert first is not None
+    assert (first["row"], first["use"]) == ("full", SEARCH_ONLY)
+
+
+def test_nothing_is_chosen_without_held_out_people_or_without_a_generator() -> None:
+    assert best_use({"full": {"validation": None}, "real": {"validation": None}}) is None
+    assert best_use({"real": validated(training=90.0), "true": validated(training=95.0)}) is None
+
+
+def test_circumstances_are_those_of_all_cells_whichever_call_did_them(grid: Grid, tmp_path: Path) -> None:
+    grid = replace(grid, out=tmp_path)
+    cells = [Cell("reid", "real", seed) for seed in (0, 1)]
+    for cell, device, threads, hour, seconds in zip(cells, ("cpu", "A GPU"), (1, 2), (9, 7), (3.5, 4.0), strict=True):
+        grid.record(cell).parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "done": True,
+            "began": f"2026-01-01T0{hour}:00:00+00:00",
+            "finished": f"2026-01-02T0{hour}:00:00+00:00",
+            "seconds": seconds,
+            "devices": [device],
+            "threads": [threads],
+        }
+        grid.record(cell).write_text(json.dumps(state))
+    found = circumstances(grid, cells)
+    assert found["devices"] == ["A GPU", "cpu"]
+    assert found["threads"] == [1, 2]
+    assert (found["began"], found["finished"]) == ("2026-01-01T07:00:00+00:00", "2026-01-02T09:00:00+00:00")
+    assert found["seconds"] == {"cells": {cells[0].name: 3.5, cells[1].name: 4.0}, "total": 7.5}
+
+
+def test_one_sign_is_that_of_every_generator() -> None:
+    assert one_sign({"d_by_generator": {"0": 1.0, "1": 0.1}}, "d")
+    assert one_sign({"d_by_generator": {"0": -1.0, "1": -0.1}}, "d")
+    assert not one_sign({"d_by_generator": {"0": 1.0, "1": -0.1}}, "d")
+    assert not one_sign({"d_by_generator": {"0": 1.0, "1": None}}, "d")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from posereid.ablation.grid import CELL_FILE, LOCKS, POSE, Cell, Grid, open_grid, plan_grid
+from posereid.ablation.grid import LOCKS, POSE, Cell, Grid, plan_grid
 from posereid.ablation.locks import try_lock
+from posereid.ablation.opening import open_grid
 from posereid.ablation.rows import ROWS
-from posereid.ablation.running import FAILURE_FILE, run_grid, stoppable
+from posereid.ablation.running import attempt, failure_file, run_grid, stoppable
 from posereid.config import Recipe
 from posereid.errors import InputError, Stopped
 
@@ -52,7 +53,8 @@ def test_every_cell_is_done_once_and_then_skipped(grid: Grid, worked: list[str])
     assert all(map(grid.is_done, grid.cells()))
     state = grid.state(POSE)
     assert state["seconds"] >= 0
-    assert state["device"] == "cpu"
+    assert state["devices"] == ["cpu"]
+    assert state["began"] <= state["finished"]
     run_grid(grid, 1, progress=False)
     assert len(worked) == len(grid.cells())
 
@@ -84,7 +86,7 @@ def test_a_failing_cell_takes_along_those_that_need_it_and_no_other(
     }
     assert set(worked) == {cell.name for cell in grid.cells()} - {cell.name for cell in failed}
     assert grid.state(broken)["done"] is False
-    assert (grid.folder(broken) / FAILURE_FILE).exists() == isinstance(error, ZeroDivisionError)
+    assert failure_file(grid, broken).exists() == isinstance(error, ZeroDivisionError)
     # Once the cause is gone the same call does what is left.
     monkeypatch.setattr("posereid.ablation.running.work", lambda grid, cell: worked.append(cell.name))
     assert run_grid(grid, 1, progress=False) == {}
@@ -136,8 +138,8 @@ def test_what_the_other_process_finished_is_not_done_again(
     with try_lock(grid.out / LOCKS / POSE.name):
         thread.start()
         time.sleep(0.3)
-        grid.folder(POSE).mkdir()
-        (grid.folder(POSE) / CELL_FILE).write_text(json.dumps({"done": True}))
+        grid.record(POSE).parent.mkdir(exist_ok=True)
+        grid.record(POSE).write_text(json.dumps({"done": True}))
     thread.join(timeout=60)
     assert POSE.name not in worked
     assert len(worked) == len(grid.cells()) - 1
@@ -172,6 +174,45 @@ def test_sigterm_ends_a_grid_as_ctrl_c_does(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("left", ["nothing", "locks", "half a run"])
+def test_a_cell_that_failed_before_its_first_step_is_tried_again(
+    grid: Grid, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the real training: what went wrong leaves nothing that a new run stumbles over."""
+    if left != "nothing":
+        grid.folder(POSE).mkdir()
+        (grid.folder(POSE) / ".lock").write_text("")
+        (grid.folder(POSE) / ".lock-holder.json").write_text("{}")
+    if left == "half a run":
+        (grid.folder(POSE) / "run.json").write_text("{}")
+
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no memory while the networks are built")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("posereid.training.pose.new_pose_estimator", broken)
+        for _ in range(2):
+            assert attempt(grid, POSE).why.startswith("MemoryError: no memory while")
+    assert failure_file(grid, POSE).exists()
+    assert grid.state(POSE)["done"] is False
+    assert attempt(grid, POSE).end == "done"
+    assert not failure_file(grid, POSE).exists()
+    assert grid.is_done(POSE)
+
+
+def test_a_cell_s_record_names_every_place_where_it_was_worked_on(
+    grid: Grid, worked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = {"done": False, "seconds": 5.0, "began": "2026-01-01T00:00:00+00:00", "devices": ["A GPU"]}
+    grid.record(POSE).parent.mkdir()
+    grid.record(POSE).write_text(json.dumps(earlier))
+    attempt(grid, POSE)
+    state = grid.state(POSE)
+    assert state["devices"] == ["A GPU", "cpu"]
+    assert state["began"] == earlier["began"]
+    assert state["seconds"] >= 5
+
+
 def test_fewer_than_one_job_is_refused(grid: Grid) -> None:
     with pytest.raises(InputError, match="--jobs is 0"):
         run_grid(grid, 0, progress=False)
@@ -198,4 +239,4 @@ def test_a_process_that_the_system_kills_takes_nothing_else_along(grid: Grid) ->
     assert list(failed) == [POSE]
     assert "signal 9" in failed[POSE]
     assert small.is_done(Cell("reid", "real", 0))
-    assert small.state(Cell("reid", "real", 0))["threads"] == 1
+    assert small.state(Cell("reid", "real", 0))["threads"] == [1]

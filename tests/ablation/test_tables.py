@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from posereid.ablation.tables import ablation_tables, difference, filled, markdown, spread
+from posereid.ablation.tables import ablation_tables, filled
+from posereid.ablation.wording import captioned, difference, markdown, spread
+from posereid.ablation.work import SEARCH_ONLY
 from posereid.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,27 +21,43 @@ def row(label: str, published: float | None = None, **reid: Any) -> dict[str, An
     figure = {"mean": [50.0, 45.0, 55.0], "seeds": [49.0, 51.0]}
     names = ("rank1", "rank5", "rank10", "mAP", "mINP")
     searches = {search: dict.fromkeys(names, figure | change) for search, change in reid.items()}
-    return {"label": label, "published_rank1": published, "reid": searches, "quality": None}
+    return {"label": label, "published_rank1": published, "reid": searches, "quality": None, "validation": None}
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
     measured = {
         "mean": [0.4, 0.38, 0.42],
-        "answers": {"target": {"mean": [0.5, 0.4, 0.6], "generated_minus": [-0.1, -0.2, 0.05]}},
+        "answers": {
+            "target": {
+                "mean": [0.5, 0.4, 0.6],
+                "generated_minus": [-0.1, -0.2, 0.05],
+                "generated_minus_by_generator": {"0": -0.1},
+            }
+        },
     }
-    full = row("full model", 93.5, off={}, flip={"minus_real": [-2.0, -3.0, -1.0]})
+    full = row(
+        "full model",
+        93.5,
+        off={},
+        flip={"minus_real": [-2.0, -3.0, -1.0], "minus_real_by_generator": {"0": -2.0, "1": -2.0}},
+    )
     full["quality"] = {"pairs": 8, "pckh": measured}
     return {
         "command": "posereid ablate it",
-        "date": "2026-11-23",
-        "machine": "x86_64",
-        "device": "cpu",
-        "threads": 2,
-        "jobs": 1,
-        "versions": {"torch": "2.15"},
+        "began": "2026-11-22T23:00:00+00:00",
+        "finished": "2026-11-23T01:00:00+00:00",
+        "machines": ["x86_64"],
+        "devices": ["A GPU", "cpu"],
+        "threads": [2],
+        "torch": ["2.15"],
         "seeds": [0, 1],
-        "generator_seeds": [0],
+        "generator_seeds": [0, 1],
+        "generator_of_seed": {"0": 0, "1": 1},
+        "shared_generators": False,
+        "confidence": 0.95,
+        "note": "The recipe goes beyond the paper in losses.structure.",
+        "best": None,
         "seconds": {"total": 7200.0},
         "data": {
             "training_crops": 10,
@@ -48,11 +66,16 @@ def results() -> dict[str, Any]:
             "gallery": 4,
             "test_identities": 2,
         },
-        "fusion": {"settings": {"weight": 0.8, "poses": 2}, "chosen": {"seeds": [0]}},
+        "fusion": {"full": {"settings": {"weight": 0.8, "poses": 2}, "chosen": {"seeds": [0]}}},
         "unfinished": ["saturating"],
         "rows": {
             "full": full,
-            "no-semantic": row("without L_S", 91.3, off={}, flip={"minus_full": [1.0, -1.0, 3.0]}),
+            "no-semantic": row(
+                "without L_S",
+                91.3,
+                off={},
+                flip={"minus_full": [1.0, -1.0, 3.0], "minus_full_by_generator": {"0": 1.0, "1": 1.0}},
+            ),
             "real": row("real crops only", off={}, flip={}),
         },
     }
@@ -63,6 +86,59 @@ def test_a_difference_is_bold_where_its_interval_leaves_zero_out() -> None:
     assert difference({"d": [-2.0, -3.0, -1.0]}, "d") == "**-2.0 [-3.0, -1.0]**"
     assert difference({"d": [0.012, 0.002, 0.022]}, "d", 3) == "**+0.012 [+0.002, +0.022]**"
     assert difference({"d": [1.0, None, None]}, "d") == difference({}, "d") == "–"
+
+
+def test_where_generators_are_shared_bold_needs_the_sign_of_every_one() -> None:
+    told = {"d": [2.0, 1.0, 3.0], "d_by_generator": {"0": 3.0, "1": 1.0}}
+    assert difference(told, "d", every_generator=True) == "**+2.0 [+1.0, +3.0]**"
+    split = told | {"d_by_generator": {"0": 5.0, "1": -1.0}}
+    assert difference(split, "d", every_generator=True) == "+2.0 [+1.0, +3.0]"
+    assert difference(split, "d") == "**+2.0 [+1.0, +3.0]**"
+
+
+def test_captions_count_the_intervals_and_say_whose_they_are(results: dict[str, Any]) -> None:
+    table = "| a | 50.0 [45.0, 55.0] | **+1.0 [+0.5, +1.5]** | -2.0 [-3.0, +1.0] | 91.3 (-2.2) |"
+    own = captioned(table, results)
+    assert own.startswith(f"{table}\n\nIntervals of 95 % over seeds, each with a generator of its own, and people.")
+    assert "2 differences with an interval, about 0.1 of which" in own
+    shared = captioned(table, results | {"shared_generators": True, "generator_seeds": [0]})
+    assert "over re-ID seeds and people, for this one generator and no others" in shared
+    assert "one sign" in shared
+    assert "over people, for these 2 generators and no others" in captioned(table, results, quality=True)
+    assert captioned("| a |", results).endswith("and people.")
+
+
+def test_without_held_out_people_the_table_says_that_nothing_was_chosen(results: dict[str, Any]) -> None:
+    text = ablation_tables(results)["best"]
+    assert text.startswith("Nothing was chosen")
+    assert "| full model | in training | – | **-2.0 [-3.0, -1.0]** | **-2.0 [-3.0, -1.0]** |" in text
+
+
+def test_the_use_that_the_held_out_people_chose_is_the_claim(results: dict[str, Any]) -> None:
+    gain = {"minus_real": [1.5, 0.5, 2.5], "minus_real_by_generator": {"0": 2.0, "1": 1.0}}
+    row_of_best = row("without L_S", off={}, flip={}, **{SEARCH_ONLY: gain})
+    row_of_best["validation"] = {"mAP": {SEARCH_ONLY: {"mean": 61.25}}}
+    results["rows"]["no-semantic"] = row_of_best
+    results["best"] = {
+        "row": "no-semantic",
+        "use": SEARCH_ONLY,
+        "mAP": 61.25,
+        "real_mAP": 60.0,
+        "compared": 4,
+        "queries": 9,
+        "identities": 3,
+    }
+    text = ablation_tables(results)["best"]
+    assert "of 4 rows and uses: without L_S, at search time (61.25 %; real crops only reach 60.00 %)" in text
+    assert "**+1.5 [+0.5, +2.5]** mAP and **+1.5 [+0.5, +2.5]** rank-1" in text
+    assert "| without L_S | at search time | 61.25 |" in text
+
+
+def test_the_seeds_table_gives_the_differences_of_every_generator(results: dict[str, Any]) -> None:
+    text = ablation_tables(results)["seeds"]
+    assert "| full model | 49.0 / 49.0 | 51.0 / 51.0 |" in text
+    assert "| without L_S, in training − full | +1.0 | +1.0 |" in text
+    assert "| full model, in training − real crops only | -2.0 | -2.0 |" in text
 
 
 def test_a_mean_without_an_interval_stands_alone() -> None:
@@ -87,16 +163,18 @@ def test_controls_say_what_share_of_the_real_target_the_generated_crops_reach(re
     lines = ablation_tables(results)["controls-full"].splitlines()
     assert "| generated | 0.400 [0.380, 0.420] |" in lines
     assert "| generated − the real target | -0.100 [-0.200, +0.050] |" in lines
-    assert lines[-1] == "| generated, as a share of the real target | 0.80 |"
+    assert "| generated, as a share of the real target | 0.80 |" in lines
 
 
 def test_the_facts_name_command_date_time_and_what_is_missing(results: dict[str, Any]) -> None:
     facts = ablation_tables(results)["facts"]
     for part in (
         "`posereid ablate it`",
-        "2026-11-23",
+        "2026-11-22 to 2026-11-23, A GPU, CPU (x86_64, 2 threads to a cell)",
         "2.00 hours",
-        "CPU, 2 threads",
+        "one for each re-ID seed",
+        "seeds 0 (those of the first call; other seeds keep that choice): full weight 0.8, 2 poses",
+        "goes beyond the paper in losses.structure",
         "in no table: saturating",
         "chosen on",
     ):
@@ -108,7 +186,7 @@ def test_a_document_gets_each_table_behind_its_mark(results: dict[str, Any]) -> 
     text = filled(document, {"small": results, "big": results})
     tables = ablation_tables(results)
     assert text == document.replace("-->\n\n<!-- end", f"-->\n{tables['table3']}\n<!-- end").replace(
-        "old", tables["seeds"]
+        "\nold\n", f"\n{tables['seeds']}\n"
     )
     assert filled(text, {"small": results, "big": results}) == text
 
@@ -164,6 +242,6 @@ def test_the_document_holds_the_tables_of_its_results() -> None:
     assert filled(document, grids, str(DOCUMENT)) == document
     for results in grids.values():
         assert results["command"] in document
-        assert results["date"] in document
+        assert results["finished"][:10] in document
         assert len(results["seeds"]) >= 5
         assert len(results["generator_seeds"]) >= 2

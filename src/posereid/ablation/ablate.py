@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posereid.ablation.estimate import plan_text
-from posereid.ablation.grid import open_grid, plan_grid
+from posereid.ablation.grid import plan_grid
+from posereid.ablation.opening import open_grid
 from posereid.ablation.pictures import write_pictures
 from posereid.ablation.results import RESULTS_FILE, summarise
 from posereid.ablation.running import run_grid, stoppable
@@ -22,7 +23,7 @@ def ablate(
     recipe: Recipe,
     out: Path,
     seeds: Sequence[int],
-    generator_seeds: Sequence[int],
+    generator_seeds: Sequence[int] = (),
     rows: Sequence[str] = (),
     *,
     jobs: int = 1,
@@ -31,8 +32,9 @@ def ablate(
 ) -> bool:
     """Do every cell of the grid that is not done, and write results.json, tables.md and pictures to ``out``.
 
-    ``rows`` are keys of :data:`~posereid.ablation.rows.ROWS`, without any all that the recipe allows. Returns whether
-    all cells came to their end; those that did not are named, with the reason. Raises InputError for arguments that
+    Without ``generator_seeds`` each re-ID seed has a generator of the same seed. ``rows`` are keys of
+    :data:`~posereid.ablation.rows.ROWS`, without any all that the recipe allows. Returns whether all cells came to
+    their end; those that did not are named, with the reason. Raises InputError for arguments that
     make no grid and for the folder of another one, and Stopped after Ctrl-C.
     """
     start = time.perf_counter()
@@ -61,7 +63,7 @@ def plan(
     recipe: Recipe,
     out: Path,
     seeds: Sequence[int],
-    generator_seeds: Sequence[int],
+    generator_seeds: Sequence[int] = (),
     rows: Sequence[str] = (),
     *,
     jobs: int = 1,

@@ -7,23 +7,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from posereid.ablation.locks import waiting_lock
-from posereid.ablation.rows import FULL, REAL, ROWS, Row, choose_rows
+from posereid.ablation.rows import FULL, REAL, ROWS, Row, choose_rows, paper_note
 from posereid.config import DataRecipe, FusionRecipe, Recipe, parse_recipe
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
-from posereid.data.synthetic import synthesize
 from posereid.data.validation import without_validation
 from posereid.errors import InputError
-from posereid.files import require_free, write_atomically
 from posereid.messages import shown
 
 GRID_FILE = "grid.json"
-CELL_FILE = "cell.json"
 FUSION_FILE = "fusion.json"
 LOCKS = "locks"
+CELLS = "cells"
+"""Beside the cells' folders, which belong to their runs: what became of each cell."""
+
+DRAWINGS = "drawings"
 WORLD = "world"
-SCHEMA = 1
 
 _LARGEST = 2**24
 _LARGEST_SEED = 2**32 - 1
@@ -34,7 +33,7 @@ Kind = Literal["pose", "reid", "generator", "fusion"]
 @dataclass(frozen=True)
 class Cell:
     """One unit of work with a folder of its own: the pose estimator, a re-ID network and its searches, a generator with
-    its pictures, or the choice of fusion's settings.
+    its pictures, or the choice of the settings with which a row's generators are searched with.
     """
 
     kind: Kind
@@ -45,18 +44,22 @@ class Cell:
     def name(self) -> str:
         """Its folder inside the grid's."""
         folders = {"generator": "generators", "reid": "reid"}
-        return f"{folders[self.kind]}/{self.row}/seed-{self.seed}" if self.kind in folders else self.kind
+        if self.kind in folders:
+            return f"{folders[self.kind]}/{self.row}/seed-{self.seed}"
+        return f"{self.kind}/{self.row}" if self.row else self.kind
 
 
-POSE, FUSION = Cell("pose"), Cell("fusion")
+POSE = Cell("pose")
 
 
 @dataclass(frozen=True)
 class Grid:
     """What is measured, and where it lies: the same in every process.
 
-    The i-th re-ID seed goes with the generator of seed ``generator_seeds[i mod their number]``, so that intervals over
-    seeds hold both kinds of chance.
+    The i-th re-ID seed goes with the generator of seed ``generator_seeds[i mod their number]``. With one generator for
+    each re-ID seed, intervals over seeds hold both kinds of chance; with fewer they are for these generators alone.
+    ``choosing`` are the re-ID seeds with which fusion is set, and the generators' seeds that go with them: those of the
+    call that began the folder, whatever seeds came later.
     """
 
     recipe: Recipe
@@ -64,6 +67,7 @@ class Grid:
     seeds: tuple[int, ...]
     generator_seeds: tuple[int, ...]
     rows: tuple[Row, ...]
+    choosing: tuple[tuple[int, int], ...] = ()
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell lies."""
@@ -93,6 +97,21 @@ class Grid:
         """The generator's seed that goes with a re-ID seed."""
         return self.generator_seeds[self.seeds.index(seed) % len(self.generator_seeds)]
 
+    @property
+    def partners(self) -> tuple[tuple[int, int], ...]:
+        """Each re-ID seed with its generator's."""
+        return tuple((seed, self.partner(seed)) for seed in self.seeds)
+
+    @property
+    def shares_generators(self) -> bool:
+        """Whether several re-ID seeds have one generator, so that they are not independent."""
+        return len({generator for _, generator in self.partners}) < len(self.seeds)
+
+    @property
+    def choosers(self) -> tuple[tuple[int, int], ...]:
+        """The pairs of seeds with which fusion is set; before the folder is opened, those of the call."""
+        return self.choosing or self.partners
+
     def maker(self, cell: Cell) -> Cell | None:
         """The cell whose generated crops a re-ID cell trains on; None for real crops only."""
         maker = ROWS[cell.row].maker
@@ -100,53 +119,79 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """All of them, in the order in which they are best begun: what others wait for first, then row by row."""
-        found = [POSE, *(Cell("reid", REAL, seed) for seed in self.seeds)]
-        for row in sorted(self.rows, key=lambda row: row.key != FULL):
-            if row.maker is None:
-                continue
-            found += [Cell("generator", row.maker, seed) for seed in self.generator_seeds]
-            if row.key == FULL and self.chooses_fusion:
-                found.append(FUSION)
-            found += [Cell("reid", row.key, seed) for seed in self.seeds]
-        return list(dict.fromkeys(found))
+        wanted = [POSE, *(Cell("reid", REAL, seed) for seed in self.seeds)]
+        # All that one maker's drawings serve together, seed by seed, so that few drawings lie on the disk at a time.
+        makers = dict.fromkeys(row.maker for row in sorted(self.rows, key=lambda row: row.key != FULL))
+        for maker in filter(None, makers):
+            rows = [row.key for row in self.rows if row.maker == maker]
+            wanted += [Cell("generator", maker, seed) for seed in self.generator_seeds]
+            wanted += [Cell("reid", key, seed) for seed in self.seeds for key in rows]
+        found: dict[Cell, None] = {}
+        for cell in wanted:
+            self._add(cell, found)
+        return list(found)
+
+    def _add(self, cell: Cell, found: dict[Cell, None]) -> None:
+        if cell not in found:
+            for need in self.needs(cell):
+                self._add(need, found)
+            found[cell] = None
 
     def needs(self, cell: Cell) -> list[Cell]:
         """The cells that must be done before this one can begin."""
         if cell.kind == "generator" and ROWS[cell.row].drawn_by == "generator":
             return [POSE, self.judge]
         if cell.kind == "fusion":
-            reals = [Cell("reid", REAL, seed) for seed in self.seeds]
-            return [*reals, *(Cell("generator", FULL, seed) for seed in self.generator_seeds)]
+            reals = [Cell("reid", REAL, seed) for seed, _ in self.choosers]
+            return [*reals, *dict.fromkeys(Cell("generator", cell.row, seed) for _, seed in self.choosers)]
         maker = self.maker(cell) if cell.kind == "reid" else None
         if maker is None:
             return []
         found = [maker, Cell("reid", REAL, cell.seed)]
-        return [*found, FUSION] if self.chooses_fusion and ROWS[cell.row].fuses else found
+        return [*found, Cell("fusion", maker.row)] if self.chooses_fusion and ROWS[cell.row].fuses else found
+
+    def drawings(self, maker: Cell) -> Path:
+        """Where a generator's drawings of test and held-out people lie while networks search with them."""
+        return self.out / DRAWINGS / maker.row / f"seed-{maker.seed}"
+
+    def drawings_needed(self, maker: Cell) -> bool:
+        """Whether a cell of this grid that is not done searches with a generator's drawings."""
+        rows = [row for row in self.rows if row.fuses and row.maker == maker.row]
+        users = [Cell("reid", row.key, seed) for row in rows for seed, own in self.partners if own == maker.seed]
+        if self.chooses_fusion and maker.seed in [own for _, own in self.choosers]:
+            users.append(Cell("fusion", maker.row))
+        return not all(map(self.is_done, users))
+
+    def record(self, cell: Cell) -> Path:
+        """The file that says what became of a cell."""
+        return self.out / CELLS / f"{cell.name}.json"
 
     def state(self, cell: Cell) -> dict[str, Any]:
-        """What the cell's file says of it; nothing before it has begun. Raises InputError for a damaged file."""
-        path = self.folder(cell) / CELL_FILE
+        """What the cell's file says of it; nothing before its first attempt. Raises InputError for a damaged file."""
+        path = self.record(cell)
         return read_json(path) if path.exists() else {}
 
     def is_done(self, cell: Cell) -> bool:
         """Whether a cell has come to its end."""
         return self.state(cell).get("done") is True
 
-    def fusion(self) -> FusionRecipe:
-        """Settings of fusion: those chosen on the held-out identities, or the recipe's where nobody is held out.
+    def fusion(self, maker: str) -> FusionRecipe:
+        """Settings of fusion with a row's generators: those chosen for them on the held-out identities, or the recipe's
+        where nobody is held out.
 
         D_I has no word in them, since not every row has one. Raises InputError where they are not chosen yet.
         """
         own = self.recipe.evaluation.fusion.changed(by_realism=False)
         if not self.chooses_fusion:
             return own
-        chosen = read_json(self.folder(FUSION) / FUSION_FILE).get("chosen")
+        folder = self.folder(Cell("fusion", maker))
+        chosen = read_json(folder / FUSION_FILE).get("chosen")
         if not isinstance(chosen, dict) or set(chosen) != {"weight", "poses"}:
-            raise InputError(f"{self.folder(FUSION)} holds no choice of settings; delete it and go on.")
+            raise InputError(f"{folder} holds no choice of settings; delete it and go on.")
         # Through the parser: a damaged file must end in a sentence.
         content = self.recipe.model_dump()
         content["evaluation"]["fusion"] |= {**chosen, "by_realism": False}
-        return parse_recipe(content, str(self.folder(FUSION) / FUSION_FILE)).evaluation.fusion
+        return parse_recipe(content, str(folder / FUSION_FILE)).evaluation.fusion
 
 
 @cache
@@ -154,6 +199,7 @@ def _crops(data: DataRecipe) -> CropTable:
     return without_validation(every_crop(data), data.validation_share)
 
 
+@cache
 def every_crop(data: DataRecipe) -> CropTable:
     """The whole set, held-out identities included."""
     assert data.root is not None
@@ -185,107 +231,28 @@ def checked_seeds(field: str, seeds: Sequence[int]) -> tuple[int, ...]:
 def plan_grid(
     recipe: Recipe, out: Path, seeds: Sequence[int], generator_seeds: Sequence[int], rows: Sequence[str]
 ) -> tuple[Grid, tuple[str, ...]]:
-    """The grid that was asked for, and what is to be said of it; touches no file. Raises InputError."""
+    """The grid that was asked for, and what is to be said of it; touches no file.
+
+    Without ``generator_seeds`` they are those of the re-ID training, one generator each. Raises InputError.
+    """
     if recipe.runtime.devices * recipe.runtime.num_nodes > 1:
         raise InputError(
             f"runtime asks for {recipe.runtime.devices} devices on {recipe.runtime.num_nodes} machines, and a cell "
             "trains in one process; leave both at 1 and give --jobs, or start the same command on each machine."
         )
     chosen, notes = choose_rows(recipe, rows, synthetic=is_synthetic(recipe))
+    if note := paper_note(recipe):
+        notes = (*notes, note)
+    if not recipe.data.validation_share:
+        notes = (
+            *notes,
+            "Nobody is held out (data.validation_share is 0): fusion uses the recipe's settings, and no best use of "
+            "generated crops is chosen.",
+        )
     if recipe.evaluation.fusion.by_realism:
         notes = (*notes, "evaluation.fusion.by_realism is left out: not every row has a D_I to ask.")
-    named = checked_seeds("--seeds", seeds), checked_seeds("--generator-seeds", generator_seeds)
+    named = checked_seeds("--seeds", seeds), checked_seeds("--generator-seeds", generator_seeds or seeds)
     return Grid(recipe, out.absolute(), *named, chosen), notes
-
-
-def open_grid(grid: Grid) -> Grid:
-    """The grid in its folder, new or begun, with its world rendered. Raises InputError for the folder of another one.
-
-    A folder may be opened with other rows, and with more seeds behind those that it was begun with.
-    """
-    out, path = grid.out, grid.out / GRID_FILE
-    if not path.exists() and out.exists():
-        if not out.is_dir():
-            raise InputError(f"{out} is a file; an ablation needs a folder, so choose another.")
-        if {each.name for each in out.iterdir()} - {LOCKS}:
-            require_free(out, "an ablation")
-    if not renders_world(grid.recipe) and grid.recipe.data.root is None:
-        raise InputError(
-            f"data.root is not set, and the recipe's set is {grid.recipe.data.layout}; give --data.root FOLDER, or "
-            "--dry-run for a plan without it."
-        )
-    with waiting_lock(out / LOCKS / "grid"):
-        known = require_agreement(grid, read_json(path)) if path.exists() else None
-        data = grid.recipe.data
-        fingerprint = None if data.root is None else every_crop(data).fingerprint
-        if known and known.get("fingerprint") != fingerprint:
-            raise InputError(f"{out} was begun on other crops than those of {data.root}; choose another folder.")
-        seeds = max(grid.seeds, tuple((known or {}).get("seeds", ())), key=len)
-        record = {
-            "schema": SCHEMA,
-            "recipe": grid.recipe.model_dump(mode="json"),
-            "seeds": seeds,
-            "generator_seeds": grid.generator_seeds,
-            "fingerprint": fingerprint,
-        }
-        write_atomically(path, json.dumps(record, indent=1) + "\n")
-        if data.root is None:
-            root = out / WORLD
-            if not root.exists():
-                synthesize(
-                    root,
-                    **grid.recipe.world.model_dump(),
-                    height=grid.recipe.data.height,
-                    seed=grid.recipe.seed,
-                    progress=True,
-                )
-            data = data.changed(root=root, layout="market1501")
-    return Grid(grid.recipe.model_copy(update={"data": data}), out, grid.seeds, grid.generator_seeds, grid.rows)
-
-
-def require_agreement(grid: Grid, known: dict[str, Any]) -> dict[str, Any]:
-    """What the folder's file says, if this grid may go on there. Raises InputError."""
-    path = grid.out / GRID_FILE
-    if known.get("schema") != SCHEMA or not isinstance(known.get("recipe"), dict):
-        raise InputError(f"{path} was not written by this version of posereid ablate; choose another folder.")
-    if difference := first_difference(known["recipe"], grid.recipe.model_dump(mode="json")):
-        raise InputError(f"{grid.out} holds an ablation of another recipe ({difference}); choose another folder.")
-    seeds, generator_seeds = known.get("seeds"), known.get("generator_seeds")
-    if not isinstance(seeds, list) or not isinstance(generator_seeds, list):
-        raise InputError(f"{path} names no seeds; choose another folder.")
-    if generator_seeds != list(grid.generator_seeds):
-        raise InputError(
-            f"{grid.out} was begun with --generator-seeds {_listed(generator_seeds)}, and every re-ID seed has "
-            "its generator; give the same, or choose another folder."
-        )
-    if any(old != new for old, new in zip(seeds, grid.seeds, strict=False)):
-        raise InputError(
-            f"{grid.out} was begun with --seeds {_listed(seeds)}; give these, the first of them, or these and more "
-            "behind them, so that each keeps its generator."
-        )
-    return known
-
-
-def first_difference(known: dict[str, Any], given: dict[str, Any], place: str = "") -> str | None:
-    """The first field in which two recipes differ, as ``field is NEW, was OLD``.
-
-    Where and how it runs does not count, nor where the set lies; what is in it is compared by its fingerprint.
-    """
-    for name in dict.fromkeys((*given, *known)):
-        field = f"{place}{name}"
-        if field in ("runtime", "safety", "data.root", "data.keypoints"):
-            continue
-        old, new = known.get(name), given.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if inner := first_difference(old, new, f"{field}."):
-                return inner
-        elif old != new:
-            return f"{field} is {shown(new)}, was {shown(old)}"
-    return None
-
-
-def _listed(seeds: Any) -> str:
-    return " ".join(map(shown, seeds[:10]))
 
 
 def read_json(path: Path) -> dict[str, Any]:

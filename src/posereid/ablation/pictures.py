@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from posereid.ablation.figures import one_sign
 from posereid.ablation.grid import Cell, Grid
 from posereid.ablation.rows import FULL, ROWS, TEXTURE
 from posereid.ablation.sheets import SheetPairs, sheet
@@ -33,11 +34,12 @@ def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
         if key == FULL or key.startswith("blocks-")
     }
     parts = [key for key in drawing if key == FULL or key.startswith("no-")]
+    labels = {key: row["label"] for key, row in results["rows"].items()}
     sheets = {
-        "figures-8-9.png": {key: ROWS[key].label for key in drawing if key in (FULL, TEXTURE)},
+        "figures-8-9.png": {key: labels[key] for key in drawing if key in (FULL, TEXTURE)},
         "figure-11.png": {key: f"{count} blocks" for key, count in sorted(blocks.items(), key=lambda item: item[1])},
         # As in the paper, what lacks a part first and the whole last.
-        "figure-12.png": {key: ROWS[key].label for key in sorted(parts, key=lambda key: key == FULL)},
+        "figure-12.png": {key: labels[key] for key in sorted(parts, key=lambda key: key == FULL)},
     }
     for name, columns in sheets.items():
         if len(columns) >= (1 if name == "figures-8-9.png" else 2) and write_sheet(grid, columns, folder / name):
@@ -81,8 +83,16 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
     }
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
-            _interval(axis, place, row["reid"]["flip"]["rank1"].get(key), signed=key != "mean")
-            if key == "minus_full" and full and row is not full and row["published_rank1"] is not None:
+            measured = row["reid"]["flip"]["rank1"]
+            # As in the tables: a difference that not every generator shows is none.
+            told = key != "mean" and (not results["shared_generators"] or one_sign(measured, key))
+            _interval(axis, place, measured.get(key), signed=told)
+            if (
+                key == "minus_full"
+                and full
+                and row is not full
+                and None not in (row["published_rank1"], full["published_rank1"])
+            ):
                 published = row["published_rank1"] - full["published_rank1"]
                 axis.plot(published, place, "x", color=_PAPER, markersize=7, markeredgewidth=2)
         if key != "mean":

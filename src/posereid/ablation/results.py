@@ -1,53 +1,38 @@
 """From the cells to results.json: means over seeds, intervals, and differences to ``full`` and to ``real``."""
 
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from posereid.ablation.grid import FUSION, FUSION_FILE, Cell, Grid, read_json
-from posereid.ablation.rows import FULL, REAL, ROWS, Row
-from posereid.ablation.work import FLIP, FUSED, QUALITY_FILE, SEARCH_ONLY_FILE
-from posereid.errors import InputError
-from posereid.evaluation.bootstrap import clustered_mean
-from posereid.evaluation.comparison import EVALUATION_FILE, queries_file
+from posereid.ablation.figures import (
+    percent,
+    quality_figures,
+    read_quality,
+    read_searches,
+    read_validation,
+    reid_figures,
+)
+from posereid.ablation.grid import FUSION_FILE, POSE, Cell, Grid, read_json
+from posereid.ablation.rows import (
+    FULL,
+    REAL,
+    ROWS,
+    Row,
+    joint_changes,
+    label,
+    paper_note,
+    published,
+)
+from posereid.ablation.work import FLIP, FUSED, SEARCH_ONLY
 from posereid.evaluation.evaluate import versions
-from posereid.evaluation.headlines import HEADLINES
-from posereid.evaluation.per_query import QueryFigures
-from posereid.evaluation.picture_measures import ANSWERS
-from posereid.evaluation.seeds import mean_over_seeds
-from posereid.training.devices import pick_device
 
 RESULTS_FILE = "results.json"
-SCHEMA = 1
+SCHEMA = 2
 
-SEARCH_ONLY = "search only"
-"""The search of a network that saw real crops only, with the row's generator: generated crops without training use."""
-
-QUALITY = {
-    "ssim": ("ssim", "image"),
-    "foreground_ssim": ("ssim", "foreground"),
-    "mask_ssim": ("mask_ssim", "foreground"),
-    "pckh": ("pckh", "image"),
-    "identity": ("identity", "image"),
-    "foreground_identity": ("identity", "foreground"),
-}
-"""Figures of image quality by their keys: the measure and the region that each is."""
-
-Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Searches:
-    """What every query scored under every seed, in every search: search → headline → (S, Q), in [0, 1]."""
-
-    tables: Mapping[str, Mapping[str, Values]]
-    identities: npt.NDArray[Any]
+USES = {FLIP: "in training", SEARCH_ONLY: "at search time", FUSED: "in both"}
+"""Uses of generated crops that are compared with real crops only under flip averaging: what each search is."""
 
 
 def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Mapping[Cell, str]) -> dict[str, Any]:
@@ -60,29 +45,33 @@ def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Ma
     searches = {row.key: read_searches(grid, row) for row in finished}
     quality = {row.key: read_quality(grid, row) for row in finished if row.fuses and row.shares is None}
     confidence = grid.recipe.evaluation.confidence
-    cells = [cell for row in finished for cell in _cells(grid, row)]
-    cells = list(dict.fromkeys([cell for cell in grid.cells() if cell.kind in ("pose", "fusion")] + cells))
-    seconds_of = {cell.name: grid.state(cell).get("seconds") for cell in cells if grid.is_done(cell)}
-    crops = grid.crops
+    partners = [grid.partner(seed) for seed in grid.seeds]
+    cells = list(dict.fromkeys([cell for row in finished for cell in _cells(grid, row)]))
+    crops, recipe = grid.crops, grid.recipe
+    rows_found = {
+        row.key: {
+            "label": label(row, recipe),
+            "published_rank1": published(row, recipe),
+            "changes": {"joint": joint_changes(row, recipe), "reid": row.reid} if row.maker else {},
+            "shares": row.shares,
+            "reid": reid_figures(searches[row.key], searches.get(FULL), searches.get(REAL), row, confidence, partners),
+            "validation": read_validation(grid, row),
+            "quality": quality_figures(quality[row.key], quality.get(FULL), grid) if row.key in quality else None,
+        }
+        for row in finished
+    }
     return {
         "schema": SCHEMA,
         "command": command,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.machine(),
-        "device": _device_name(grid),
-        "threads": torch.get_num_threads(),
-        "jobs": jobs,
-        "versions": versions(),
-        "recipe": _placeless(grid.recipe.model_dump(mode="json")),
+        **circumstances(grid, cells),
+        "last_call": {"jobs": jobs, "seconds": round(seconds, 1), "versions": versions()},
+        "recipe": _placeless(recipe.model_dump(mode="json")),
+        "note": paper_note(recipe),
         "seeds": list(grid.seeds),
         "generator_seeds": list(grid.generator_seeds),
         "generator_of_seed": {str(seed): grid.partner(seed) for seed in grid.seeds},
+        "shared_generators": grid.shares_generators,
         "confidence": confidence,
-        "seconds": {
-            "cells": seconds_of,
-            "total": round(sum(found for found in seconds_of.values() if found), 1),
-            "this_call": round(seconds, 1),
-        },
         "data": {
             "root": crops.root.name,
             "synthetic": grid.synthetic,
@@ -92,25 +81,12 @@ def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Ma
             "gallery": len(crops.gallery),
             "test_identities": len({crop.identity for crop in crops.query}),
         },
-        "fusion": {
-            "settings": grid.fusion().model_dump(mode="json") if _fusion_is_known(grid) else None,
-            "chosen": read_json(grid.folder(FUSION) / FUSION_FILE)
-            if grid.chooses_fusion and grid.is_done(FUSION)
-            else None,
-        },
-        "rows": {
-            row.key: {
-                "label": row.label,
-                "published_rank1": row.published,
-                "changes": {"generator": row.generator, "reid": row.reid, "shares": row.shares},
-                "reid": reid_figures(searches[row.key], searches.get(FULL), searches.get(REAL), row, confidence),
-                "quality": quality_figures(quality[row.key], quality.get(FULL), grid) if row.key in quality else None,
-            }
-            for row in finished
-        },
+        "fusion": {row.key: _fusion(grid, row.key) for row in finished if row.fuses and row.shares is None},
+        "rows": rows_found,
+        "best": best_use(rows_found),
         "cells": {
             Cell("reid", row.key, seed).name: {
-                search: {name: _percent(float(np.nanmean(values[at]))) for name, values in table.items()}
+                search: {name: percent(float(np.nanmean(values[at]))) for name, values in table.items()}
                 for search, table in searches[row.key].tables.items()
             }
             for row in finished
@@ -121,163 +97,67 @@ def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Ma
     }
 
 
+def best_use(rows: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row and use of the best mean mAP on the held-out people, the first of equals, and how many were compared.
+
+    Rows that no generator drew for do not count. None where nobody is held out or no such row is finished. The test
+    has no word in it.
+    """
+    compared = [
+        {"row": key, "use": use, "mAP": row["validation"]["mAP"][use]["mean"]}
+        for key, row in rows.items()
+        if row["validation"] is not None and ROWS[key].fuses
+        for use in USES
+        if use in row["validation"]["mAP"]
+    ]
+    if not compared:
+        return None
+    best = max(compared, key=lambda each: each["mAP"])
+    of_real = (rows.get(REAL) or {}).get("validation")
+    return {
+        **best,
+        "compared": len(compared),
+        "real_mAP": of_real["mAP"][FLIP]["mean"] if of_real else None,
+        **{name: rows[best["row"]]["validation"][name] for name in ("queries", "gallery", "identities")},
+    }
+
+
+def circumstances(grid: Grid, cells: Sequence[Cell]) -> dict[str, Any]:
+    """When, where and for how long the cells were done, by their own records, whichever call did them."""
+    states = {cell: grid.state(cell) for cell in (POSE, *cells) if grid.is_done(cell)}
+    seconds = {cell.name: state.get("seconds", 0.0) for cell, state in states.items()}
+    times = {name: sorted(state[name] for state in states.values() if name in state) for name in ("began", "finished")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "began": times["began"][0] if times["began"] else now,
+        "finished": times["finished"][-1] if times["finished"] else now,
+        "seconds": {"cells": seconds, "total": round(sum(seconds.values()), 1)},
+        **{
+            name: sorted({each for state in states.values() for each in state.get(name, [])})
+            for name in ("devices", "machines", "threads", "torch")
+        },
+    }
+
+
+def _fusion(grid: Grid, maker: str) -> dict[str, Any]:
+    """The settings of the searches with a row's generators, and what they were chosen from, if they were."""
+    cell = Cell("fusion", maker)
+    return {
+        "settings": grid.fusion(maker).model_dump(mode="json"),
+        "chosen": read_json(grid.folder(cell) / FUSION_FILE) if grid.chooses_fusion else None,
+    }
+
+
 def _cells(grid: Grid, row: Row) -> list[Cell]:
     made = [Cell("generator", row.maker, seed) for seed in grid.generator_seeds] if row.maker else []
-    return [*made, *(Cell("reid", row.key, seed) for seed in grid.seeds)]
+    chosen = [Cell("fusion", row.maker)] if row.maker and row.fuses and grid.chooses_fusion else []
+    return [*made, *chosen, *(Cell("reid", row.key, seed) for seed in grid.seeds)]
 
 
 def _is_finished(grid: Grid, row: Row) -> bool:
     return all(map(grid.is_done, _cells(grid, row)))
 
 
-def _fusion_is_known(grid: Grid) -> bool:
-    return not grid.chooses_fusion or grid.is_done(FUSION)
-
-
-def _device_name(grid: Grid) -> str:
-    device = pick_device(grid.recipe.runtime)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
 def _placeless(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe without the places that say something of one machine only."""
     return recipe | {"data": recipe["data"] | {"root": None, "keypoints": None}}
-
-
-# --- searches ------------------------------------------------------------------------------------------------
-
-
-def read_searches(grid: Grid, row: Row) -> Searches:
-    """All searches of a row's networks over the grid's seeds. Raises InputError where they asked different queries."""
-    places = {"off": (EVALUATION_FILE, "off"), "flip": (EVALUATION_FILE, FLIP)}
-    if row.fuses:
-        places[FUSED] = (EVALUATION_FILE, FUSED)
-    if row.fuses and row.shares is None:
-        places[SEARCH_ONLY] = (SEARCH_ONLY_FILE, FUSED)
-    tables: dict[str, dict[str, Values]] = {}
-    labels: set[tuple[tuple[str, str, str], ...]] = set()
-    for search, (name, mode) in places.items():
-        found = [
-            QueryFigures.read(queries_file(grid.folder(Cell("reid", row.key, seed)) / name, fusion=mode))
-            for seed in grid.seeds
-        ]
-        labels |= {each.labels for each in found}
-        tables[search] = {key: np.stack([each.headlines()[key] for each in found]) for key in HEADLINES}
-    if len(labels) > 1:
-        raise InputError(
-            f"{grid.out / 'reid' / row.key}: its networks were asked different queries; delete this folder and go on."
-        )
-    return Searches(tables, np.array([identity for _, identity, _ in next(iter(labels))]))
-
-
-def reid_figures(
-    own: Searches, full: Searches | None, real: Searches | None, row: Row, confidence: float
-) -> dict[str, Any]:
-    """Every search's headlines in percent, and their differences.
-
-    ``mean``, ``minus_full`` and ``minus_real`` are [mean, low, high]. A search is compared with the same search of
-    ``full``; with real crops only without any averaging where it does none itself, and under flip averaging otherwise,
-    so that what a mirrored crop gains counts on both sides.
-    """
-    found: dict[str, Any] = {}
-    for search, table in own.tables.items():
-        found[search] = {}
-        for name, values in table.items():
-            figure: dict[str, Any] = {
-                "mean": interval(values, own.identities, confidence),
-                "seeds": [_percent(float(np.nanmean(seed))) for seed in values],
-            }
-            if full is not None and row.key != FULL and search in full.tables:
-                figure["minus_full"] = interval(values - full.tables[search][name], own.identities, confidence)
-            control = search if search == "off" else FLIP
-            if real is not None and not (row.key == REAL and search == control):
-                figure["minus_real"] = interval(values - real.tables[control][name], own.identities, confidence)
-            found[search][name] = figure
-    return found
-
-
-def interval(values: Values, identities: npt.NDArray[Any], confidence: float) -> list[float | None]:
-    """Mean of (S, Q) shares and its interval, in percent: over seeds and people, or over people alone for one seed."""
-    known = ~np.isnan(values).any(0)
-    if len(values) > 1 and len(np.unique(identities[known])) > 1:
-        found = mean_over_seeds(values, identities, confidence=confidence)
-        return [_percent(found.estimate), _percent(found.low), _percent(found.high)]
-    people = clustered_mean(values.mean(0), identities, confidence=confidence)
-    return [_percent(people.estimate), _percent(people.low), _percent(people.high)]
-
-
-def _percent(share: float) -> float | None:
-    return round(100 * share, 2) if np.isfinite(share) else None
-
-
-# --- pictures ------------------------------------------------------------------------------------------------
-
-
-def read_quality(grid: Grid, row: Row) -> dict[str, Values]:
-    """Every measure of the row's generators pair by pair, (generator seeds, pairs), and the pairs' ``identities``.
-
-    Empty where no test pair has a pose. Raises InputError for a damaged file.
-    """
-    arrays: list[dict[str, Values]] = []
-    for seed in grid.generator_seeds:
-        path = grid.folder(Cell("generator", row.key, seed)) / QUALITY_FILE
-        if not path.exists():
-            return {}
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays.append({name: file[name] for name in file.files})
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete its folder and go on.") from None
-    shared = [name for name in arrays[0] if all(name in each for each in arrays)]
-    return {name: np.stack([each[name] for each in arrays]) for name in shared}
-
-
-def quality_figures(own: Mapping[str, Values], full: Mapping[str, Values] | None, grid: Grid) -> dict[str, Any] | None:
-    """Each figure of every answer, and of the generated crops the differences to ``full`` and to the other answers.
-
-    Means are over pairs and generator seeds. Intervals are over people, with these generators; what another seed gives
-    stands under ``seeds``. Shares, in [0, 1]. None where nothing was measured.
-    """
-    if not own:
-        return None
-    identities = own["identities"][0]
-
-    def spread(values: Values) -> list[float | None]:
-        return people_interval(values, identities, grid)
-
-    found: dict[str, Any] = {"pairs": len(identities)}
-    for name, (measure, region) in QUALITY.items():
-        answers = {answer: own.get(f"{measure}/{answer}/{region}") for answer in ANSWERS}
-        drawn = answers["generated"]
-        if drawn is None or np.isnan(drawn).all():
-            continue
-        figure: dict[str, Any] = {
-            "mean": spread(drawn),
-            "seeds": [_rounded(float(np.nanmean(seed))) for seed in drawn],
-            "answers": {},
-        }
-        for answer, values in answers.items():
-            if answer != "generated" and values is not None and not np.isnan(values).all():
-                figure["answers"][answer] = {"mean": spread(values), "generated_minus": spread(drawn - values)}
-        others = (full or {}).get(f"{measure}/generated/{region}")
-        if full is not own and others is not None:
-            figure["minus_full"] = spread(drawn - others)
-        found[name] = figure
-    return found
-
-
-def people_interval(values: Values, identities: npt.NDArray[Any], grid: Grid) -> list[float | None]:
-    """Mean of (S, P) values and its interval over people, each pair's value being its mean over the seeds."""
-    settings = grid.recipe.evaluation
-    found = clustered_mean(
-        values.mean(0),
-        identities,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        seed=settings.resampling_seed,
-    )
-    return [_rounded(found.estimate), _rounded(found.low), _rounded(found.high)]
-
-
-def _rounded(value: float) -> float | None:
-    return round(value, 4) if np.isfinite(value) else None

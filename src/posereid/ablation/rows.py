@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
-from posereid.config import Recipe, parse_recipe
+from posereid.config import Recipe, bundled_recipes, parse_recipe, read_recipe
 from posereid.errors import InputError
 from posereid.messages import complaint, shown
 
@@ -20,8 +21,8 @@ class Row:
 
     ``drawn_by`` says who makes the generated crops: a generator trained for the row, the synthetic world itself, or
     nobody. ``generator`` are changes to the recipe of the joint training, ``reid`` to the section of the re-ID
-    training. ``shares`` is the row whose crops this one uses. ``published`` is the paper's rank-1 on Market-1501 in
-    percent (Table 3).
+    training. ``beyond`` are the fields, as section and name, in which the row goes beyond the paper. ``shares`` is the
+    row whose crops this one uses. ``published`` is the paper's rank-1 on Market-1501 in percent (Table 3).
     """
 
     key: str
@@ -29,6 +30,7 @@ class Row:
     drawn_by: Literal["generator", "world"] | None = "generator"
     generator: Changes = field(default_factory=dict)
     reid: Mapping[str, Any] = field(default_factory=dict)
+    beyond: tuple[tuple[str, str], ...] = ()
     shares: str | None = None
     published: float | None = None
 
@@ -45,13 +47,14 @@ class Row:
 
 FULL, REAL, TRUE, TEXTURE = "full", "real", "true", "texture"
 
-PAPER: Changes = {"generator": {"texture": "none", "cameras": False}, "losses": {"structure": 0.0}}
-"""What every row starts from, whatever the recipe says of what goes beyond the paper."""
+PAPER: Changes = {
+    "generator": {"texture": "none", "cameras": False},
+    "losses": {"structure": 0.0, "perceptual": 0.0, "embedder_learns_generated": True},
+}
+"""What every row starts from: the values with which no field goes beyond the paper, whatever the recipe says."""
 
-_LIMBS = {"texture": "limbs"}
-_CAMERAS = {"cameras": True}
-_STRUCTURE = {"structure": 0.2}
-_BEYOND: Changes = {"generator": _LIMBS | _CAMERAS, "losses": _STRUCTURE}
+_EVERY_PART = tuple((section, name) for section, fields in PAPER.items() for name in fields)
+_PAPER_BLOCKS = 4
 
 _ROWS = (
     Row(FULL, "full model", published=93.5),
@@ -80,13 +83,18 @@ _ROWS = (
     Row("start-appearance", "PAGN starts from f_N^I", generator={"generator": {"start": "appearance"}}),
     Row("content-same-scale", "eq. 3 reads each scale of PAAN", generator={"generator": {"content": "same_scale"}}),
     Row("semantic-spares-embedder", "L_S does not reach E", generator={"losses": {"semantic_teaches_embedder": False}}),
-    Row(TEXTURE, "texture, cameras, SSIM", generator=_BEYOND),
-    Row("texture-alone", "texture", generator={"generator": _LIMBS}),
-    Row("cameras-alone", "cameras", generator={"generator": _CAMERAS}),
-    Row("structure-alone", "SSIM", generator={"losses": _STRUCTURE}),
+    Row(TEXTURE, "beyond the paper", beyond=_EVERY_PART),
+    Row("texture-alone", "texture", beyond=(("generator", "texture"),)),
+    Row("cameras-alone", "cameras", beyond=(("generator", "cameras"),)),
+    Row("structure-alone", "SSIM", beyond=(("losses", "structure"),)),
+    Row(
+        "perceptual-alone",
+        "perceptual, E judges",
+        beyond=(("losses", "perceptual"), ("losses", "embedder_learns_generated")),
+    ),
     Row(
         "texture-warmup",
-        f"texture, cameras, SSIM; {WARMUP} epochs alone",
+        f"beyond the paper, {WARMUP} epochs alone",
         reid={"generated_warmup": WARMUP},
         shares=TEXTURE,
     ),
@@ -99,15 +107,54 @@ ALWAYS = (FULL, REAL)
 """Rows that every grid has: the others are compared with them, and the second judges identities."""
 
 
+def departures(recipe: Recipe) -> tuple[str, ...]:
+    """The fields in which a recipe goes beyond the paper, as ``section.name``."""
+    return tuple(f"{section}.{name}" for section, name in _EVERY_PART if _departs(recipe, section, name))
+
+
+def beyond_the_paper(recipe: Recipe) -> Recipe:
+    """Where the values of what goes beyond the paper are taken from: the recipe if it does, otherwise default.yaml."""
+    return recipe if departures(recipe) else _default()
+
+
+@cache
+def _default() -> Recipe:
+    return read_recipe(bundled_recipes() / "default.yaml")
+
+
+def _departs(recipe: Recipe, section: str, name: str) -> bool:
+    return bool(getattr(getattr(recipe, section), name) != PAPER[section][name])
+
+
+def joint_changes(row: Row, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What the row's joint training does otherwise than the recipe."""
+    row = ROWS[row.shares] if row.shares else row
+    source = beyond_the_paper(recipe)
+    found: dict[str, dict[str, Any]] = {section: dict(fields) for section, fields in PAPER.items()}
+    for section, name in row.beyond:
+        found[section][name] = getattr(getattr(source, section), name)
+    for section, fields in row.generator.items():
+        found.setdefault(section, {}).update(fields)
+    return found
+
+
 def joint_recipe(row: Row, recipe: Recipe, seed: int) -> Recipe:
     """The recipe of a row's joint training: the paper's, but for what the row says.
 
     Raises InputError where the row's changes do not go with the recipe.
     """
-    row = ROWS[row.shares] if row.shares else row
-    names = PAPER.keys() | row.generator.keys()
-    changes = {name: {**PAPER.get(name, {}), **row.generator.get(name, {})} for name in names}
-    return _changed(recipe, {**changes, "seed": seed}, row.key)
+    return _changed(recipe, {**joint_changes(row, recipe), "seed": seed}, row.key)
+
+
+def label(row: Row, recipe: Recipe) -> str:
+    """How tables call a row; the full model with its N."""
+    return f"{row.label} (N = {recipe.generator.blocks})" if row.key == FULL else row.label
+
+
+def published(row: Row, recipe: Recipe) -> float | None:
+    """The paper's rank-1 where the row is the paper's: with the N that it was published for."""
+    blocks = row.generator.get("generator", {}).get("blocks")
+    return row.published if blocks or recipe.generator.blocks == _PAPER_BLOCKS else None
 
 
 def reid_recipe(row: Row, recipe: Recipe, seed: int) -> Recipe:
@@ -160,6 +207,22 @@ def _why_not(row: Row, recipe: Recipe, synthetic: bool) -> str | None:
         own = [build(row, recipe, 0) for build in (joint_recipe, reid_recipe)]
     except InputError as error:
         return str(error).removeprefix(f"row {row.key}: ").rstrip(".")
-    if row.drawn_by == "generator" and own == [build(ROWS[FULL], recipe, 0) for build in (joint_recipe, reid_recipe)]:
-        return f"its recipe is that of {FULL}"
+    parts = (ROWS[row.shares] if row.shares else row).beyond
+    if parts and not any(_departs(beyond_the_paper(recipe), *part) for part in parts):
+        names = " and ".join(".".join(part) for part in parts)
+        return f"what goes beyond the paper here is without it ({names})"
+    # A part that is all there is makes the row of all parts.
+    for other in (FULL, *([TEXTURE] if parts and row.key != TEXTURE else [])):
+        if row.fuses and own == [build(ROWS[other], recipe, 0) for build in (joint_recipe, reid_recipe)]:
+            return f"its recipe is that of {other}"
     return None
+
+
+def paper_note(recipe: Recipe) -> str | None:
+    """What is to be said where the rows of the paper depart from the recipe given; None where they do not."""
+    if not (names := departures(recipe)):
+        return None
+    return (
+        f"The recipe goes beyond the paper in {', '.join(names)}: row {TEXTURE} is the recipe as given, and every "
+        "other row, full too, is without them but for what it names."
+    )

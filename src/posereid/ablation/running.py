@@ -20,16 +20,13 @@ from typing import Literal, NoReturn
 
 import torch
 
-from posereid.ablation.grid import CELL_FILE, LOCKS, Cell, Grid
+from posereid.ablation.grid import LOCKS, Cell, Grid
 from posereid.ablation.locks import try_lock
-from posereid.ablation.work import work
+from posereid.ablation.work import clear_drawings, work
 from posereid.errors import InputError, Stopped
 from posereid.files import write_atomically
 from posereid.progress import progress_bar
 from posereid.training.devices import pick_device
-
-FAILURE_FILE = "failure.txt"
-"""In the folder of a cell that failed for a reason that is no user's mistake: what Python says of it."""
 
 _BUSY_SECONDS = 3.0
 
@@ -50,9 +47,8 @@ def attempt(grid: Grid, cell: Cell) -> Attempt:
             return Attempt(cell, "busy")
         if grid.is_done(cell):
             return Attempt(cell, "done")
-        folder = grid.folder(cell)
-        seconds = grid.state(cell).get("seconds", 0.0)
-        start = time.perf_counter()
+        state, failure = grid.state(cell), failure_file(grid, cell)
+        began, start = _now(), time.perf_counter()
         done = False
         try:
             work(grid, cell)
@@ -60,22 +56,42 @@ def attempt(grid: Grid, cell: Cell) -> Attempt:
         except InputError as error:
             return Attempt(cell, "failed", str(error))
         except Exception as error:
-            write_atomically(folder / FAILURE_FILE, traceback.format_exc())
+            write_atomically(failure, traceback.format_exc())
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return Attempt(cell, "failed", f"{type(error).__name__}: {first} ({folder / FAILURE_FILE} says where)")
+            return Attempt(cell, "failed", f"{type(error).__name__}: {first} ({failure} says where)")
         finally:
+            here = {
+                "devices": _device(grid),
+                "machines": platform.machine(),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
             record = {
                 "done": done,
-                "seconds": round(seconds + time.perf_counter() - start, 1),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "device": str(pick_device(grid.recipe.runtime)),
-                "machine": platform.machine(),
-                "threads": torch.get_num_threads(),
+                "began": state.get("began", began),
+                "finished": _now(),
+                "seconds": round(state.get("seconds", 0.0) + time.perf_counter() - start, 1),
+                # A cell may be begun here and finished there.
+                **{name: list(dict.fromkeys([*state.get(name, []), own])) for name, own in here.items()},
             }
-            if folder.exists():
-                write_atomically(folder / CELL_FILE, json.dumps(record, indent=1) + "\n")
-        (folder / FAILURE_FILE).unlink(missing_ok=True)
+            write_atomically(grid.record(cell), json.dumps(record, indent=1) + "\n")
+        failure.unlink(missing_ok=True)
+        clear_drawings(grid, cell)
         return Attempt(cell, "done")
+
+
+def failure_file(grid: Grid, cell: Cell) -> Path:
+    """Of a cell that failed for a reason that is no user's mistake: what Python says of it."""
+    return grid.record(cell).with_suffix(".txt")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _device(grid: Grid) -> str:
+    device = pick_device(grid.recipe.runtime)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """The tables of the ablation as Markdown, all made from results.json."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posereid.ablation.results import SEARCH_ONLY
+from posereid.ablation.figures import BY_GENERATOR
+from posereid.ablation.results import USES
 from posereid.ablation.rows import FULL, REAL, TEXTURE
-from posereid.ablation.work import FUSED
+from posereid.ablation.wording import captioned, difference, markdown, spread
+from posereid.ablation.work import FLIP, FUSED, SEARCH_ONLY
 from posereid.errors import InputError
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.picture_measures import ANSWERS
@@ -24,79 +26,79 @@ SEARCH_LABELS = {"off": "off", "flip": "flip", FUSED: FUSED, SEARCH_ONLY: f"{FUS
 _MARK = re.compile(r"(<!-- figures ([^\n]*?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and the others figures."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def difference(row: Mapping[str, Any], against: str, digits: int = 1) -> str:
-    """A difference ``[mean, low, high]`` with its interval, in bold where the interval leaves zero out."""
-    if against not in row or None in row[against]:
-        return "–"
-    middle, low, high = row[against]
-    text = f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
-
-
-def spread(row: Mapping[str, Any] | None, digits: int = 1) -> str:
-    """A mean with its interval, ``[mean, low, high]`` under ``mean``."""
-    if row is None or row["mean"][0] is None:
-        return "–"
-    middle, low, high = row["mean"]
-    return f"{middle:.{digits}f}" + ("" if None in (low, high) else f" [{low:.{digits}f}, {high:.{digits}f}]")
-
-
 def ablation_tables(results: Mapping[str, Any]) -> dict[str, str]:
     """Every table by its name; those of which the results hold nothing are left out."""
     rows: dict[str, Any] = results["rows"]
+    shared = results["shared_generators"]
+    tables = {
+        "table3": _table3(rows, shared),
+        "training": _differences(rows, FLIP, list(HEADLINES), shared),
+        "search": _search(rows, shared),
+        "best": _best(results),
+    }
     return {
         "facts": _facts(results),
-        "table3": _table3(rows),
-        "training": _differences(rows, "flip", list(HEADLINES)),
-        "search": _search(rows),
-        "best": _best(rows),
-        **_quality_tables(rows),
+        **{name: captioned(text, results) for name, text in tables.items()},
+        **{name: captioned(text, results, quality=True) for name, text in _quality_tables(rows).items()},
         "seeds": _seeds(results),
     }
 
 
 def _facts(results: Mapping[str, Any]) -> str:
-    data, seconds = results["data"], results["seconds"]
-    hours = seconds["total"] / 3600
-    device = results["device"] if results["device"] != "cpu" else f"CPU, {results['threads']} threads"
+    data, hours = results["data"], results["seconds"]["total"] / 3600
+    days = dict.fromkeys(results[name][:10] for name in ("began", "finished"))
+    devices = [
+        f"CPU ({_listed(results['machines'])}, {_listed(results['threads'])} threads to a cell)"
+        if each == "cpu"
+        else each
+        for each in results["devices"]
+    ]
+    shared = results["shared_generators"]
     lines = [
         f"`{results['command']}`",
         "",
-        f"{results['date']}, {device} ({results['machine']}), PyTorch {results['versions']['torch']}, "
-        f"{results['jobs']} cell{'s' * (results['jobs'] > 1)} at a time; {hours:.2f} hours in the cells. Re-ID seeds "
-        f"{_listed(results['seeds'])}, generator seeds {_listed(results['generator_seeds'])}. "
+        f"{' to '.join(days)}, {_listed(devices)}, PyTorch {_listed(results['torch'])}; {hours:.2f} hours in the "
+        f"cells. Re-ID seeds {_listed(results['seeds'])}, generator seeds {_listed(results['generator_seeds'])}"
+        f"{', which the re-ID seeds share in turn' if shared else ', one for each re-ID seed'}. "
         f"{data['training_crops']:,} training crops of {data['training_identities']:,} people; "
         f"{data['query']:,} queries of {data['test_identities']:,} other people, gallery of {data['gallery']:,} crops.",
     ]
-    if (fusion := results["fusion"]["settings"]) is not None:
-        chosen = results["fusion"]["chosen"]
-        lines.append(
-            f"Fusion: weight {fusion['weight']:g}, {fusion['poses']} pose{'s' * (fusion['poses'] > 1)}, "
-            + ("chosen on held-out people." if chosen else "as the recipe says.")
-        )
+    if results["fusion"]:
+        lines.append(_fusion_facts(results))
+    if results["note"]:
+        lines.append(results["note"])
     if results["unfinished"]:
         lines.append(f"Not finished, and in no table: {', '.join(results['unfinished'])}.")
     return "\n".join(lines)
 
 
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+def _fusion_facts(results: Mapping[str, Any]) -> str:
+    """The settings of fusion with each row's generators, and with which seeds they were chosen."""
+    settings = []
+    for key, found in results["fusion"].items():
+        poses = found["settings"]["poses"]
+        settings.append(f"{key} weight {found['settings']['weight']:g}, {poses} pose{'s' * (poses > 1)}")
+    chosen = next(iter(results["fusion"].values()))["chosen"]
+    if not chosen:
+        return f"Fusion, as the recipe says: {'; '.join(settings)}."
+    text = f"Fusion, chosen on held-out people by the networks of seeds {_listed(chosen['seeds'])}"
+    if chosen["seeds"] != results["seeds"]:
+        text += " (those of the first call; other seeds keep that choice)"
+    return f"{text}: {'; '.join(settings)}."
 
 
-def _table3(rows: Mapping[str, Any]) -> str:
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _table3(rows: Mapping[str, Any], shared: bool) -> str:
     return markdown(
         ["", *(f"{label} %" for label in HEADLINES.values()), "rank-1 − full", "the paper's rank-1 % (− full)"],
         (
             [
                 row["label"],
-                *(spread(row["reid"]["flip"][name]) for name in HEADLINES),
-                difference(row["reid"]["flip"]["rank1"], "minus_full"),
+                *(spread(row["reid"][FLIP][name]) for name in HEADLINES),
+                difference(row["reid"][FLIP]["rank1"], "minus_full", every_generator=shared),
                 _published(row, rows),
             ]
             for row in rows.values()
@@ -111,7 +113,7 @@ def _published(row: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     return f"{own:.1f}" if full is None or row is rows[FULL] else f"{own:.1f} ({own - full:+.1f})"
 
 
-def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str]) -> str:
+def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str], shared: bool) -> str:
     """Differences to ``full`` and to ``real`` of the networks by themselves, under flip averaging on both sides."""
     return markdown(
         [
@@ -123,7 +125,7 @@ def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str]) -
             [
                 row["label"],
                 *(
-                    difference(row["reid"][search][name], against)
+                    difference(row["reid"][search][name], against, every_generator=shared)
                     for against in ("minus_full", "minus_real")
                     for name in figures
                 ),
@@ -133,7 +135,7 @@ def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str]) -
     )
 
 
-def _search(rows: Mapping[str, Any]) -> str:
+def _search(rows: Mapping[str, Any], shared: bool) -> str:
     """Every search's rank-1 and mAP, and what they gain over real crops only with flips."""
     lines = []
     for row in rows.values():
@@ -143,8 +145,8 @@ def _search(rows: Mapping[str, Any]) -> str:
                     row["label"],
                     SEARCH_LABELS[search],
                     *(spread(figures[name]) for name in ("rank1", "mAP")),
-                    *(difference(figures[name], "minus_real") for name in ("rank1", "mAP")),
-                    difference(figures["mAP"], "minus_full"),
+                    *(difference(figures[name], "minus_real", every_generator=shared) for name in ("rank1", "mAP")),
+                    difference(figures["mAP"], "minus_full", every_generator=shared),
                 ]
             )
     control = "real, flip (off beside off)"
@@ -154,16 +156,49 @@ def _search(rows: Mapping[str, Any]) -> str:
     )
 
 
-def _best(rows: Mapping[str, Any]) -> str:
-    """Each row's three uses of generated crops against real crops only, flip averaging on both sides."""
-    uses = {"flip": "in training", SEARCH_ONLY: "at search time", FUSED: "in both"}
-    return markdown(
-        ["mAP − real crops only with flips", *uses.values()],
-        (
-            [row["label"], *(difference(row["reid"].get(search, {}).get("mAP", {}), "minus_real") for search in uses)]
-            for key, row in rows.items()
-            if key != REAL
-        ),
+def _best(results: Mapping[str, Any]) -> str:
+    """The use of generated crops that the held-out people chose, and every row's uses, against real crops only."""
+    rows, shared = results["rows"], results["shared_generators"]
+    lines = []
+    for key, row in rows.items():
+        precisions = (row["validation"] or {"mAP": {}})["mAP"]
+        for use, label in USES.items():
+            if key != REAL and use in row["reid"]:
+                mean = precisions.get(use, {}).get("mean")
+                tested = row["reid"][use]
+                lines.append(
+                    [
+                        row["label"],
+                        label,
+                        "–" if mean is None else f"{mean:.2f}",
+                        *(difference(tested[name], "minus_real", every_generator=shared) for name in ("mAP", "rank1")),
+                    ]
+                )
+    control = "− real crops only"
+    header = ["generated crops", "used", "held-out mAP %", f"test mAP {control}", f"test rank-1 {control}"]
+    return f"{_chosen(results)}\n\n{markdown(header, lines)}"
+
+
+def _chosen(results: Mapping[str, Any]) -> str:
+    """Which use was chosen before the test was looked at, and what it gains there: the claim."""
+    best = results["best"]
+    if best is None:
+        return (
+            "Nothing was chosen: without held-out people (data.validation_share), or a row with a generator, no row "
+            "and use is the best beforehand, and the largest of the differences below is no claim."
+        )
+    shared = results["shared_generators"]
+    tested = results["rows"][best["row"]]["reid"][best["use"]]
+    gains = [
+        f"{difference(tested[name], 'minus_real', every_generator=shared)} {HEADLINES[name]}"
+        for name in ("mAP", "rank1")
+    ]
+    beside = "" if best["real_mAP"] is None else f"; real crops only reach {best['real_mAP']:.2f} %"
+    return (
+        f"Chosen by mAP on the held-out people ({best['queries']} queries of {best['identities']}), flip averaging on, "
+        f"of {best['compared']} rows and uses: {results['rows'][best['row']]['label']}, {USES[best['use']]} "
+        f"({best['mAP']:.2f} %{beside}). The claim is its difference to real crops only on the test, flip averaging on "
+        f"both sides: {' and '.join(gains)}."
     )
 
 
@@ -179,7 +214,7 @@ def _quality_tables(rows: Mapping[str, Any]) -> dict[str, str]:
         found["quality-differences"] = markdown(
             ["generator, minus full", *(QUALITY_LABELS[name] for name in figures)],
             (
-                [row["label"], *(difference(row["quality"].get(name, {}), "minus_full", 3) for name in figures)]
+                [row["label"], *(_gain(row["quality"].get(name, {}), "minus_full") for name in figures)]
                 for key, row in measured.items()
                 if key != FULL
             ),
@@ -190,6 +225,10 @@ def _quality_tables(rows: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def _gain(figure: Mapping[str, Any], against: str) -> str:
+    return difference(figure, against, 3, every_generator=True)
+
+
 def _controls(quality: Mapping[str, Any]) -> str:
     """What answers without the generator, or with wrong inputs, score, and how much better the generated crops are."""
     figures = [name for name in QUALITY_LABELS if name in quality]
@@ -198,9 +237,7 @@ def _controls(quality: Mapping[str, Any]) -> str:
         known = {name: quality[name]["answers"].get(answer) for name in figures}
         if any(known.values()):
             lines.append([label, *(spread(known[name], 3) for name in figures)])
-            lines.append(
-                [f"generated − {label}", *(difference(known[name] or {}, "generated_minus", 3) for name in figures)]
-            )
+            lines.append([f"generated − {label}", *(_gain(known[name] or {}, "generated_minus") for name in figures)])
     shares = []
     for name in figures:
         target = (quality[name]["answers"].get("target") or {"mean": [None]})["mean"][0]
@@ -211,8 +248,9 @@ def _controls(quality: Mapping[str, Any]) -> str:
 
 
 def _seeds(results: Mapping[str, Any]) -> str:
-    """Rank-1 / mAP under flip averaging, seed by seed."""
-    return markdown(
+    """Rank-1 / mAP under flip averaging, seed by seed, and the paired differences by the generators' seeds."""
+    rows = results["rows"]
+    figures = markdown(
         ["rank-1 / mAP %, flip", *(f"seed {seed}" for seed in results["seeds"])],
         (
             [
@@ -220,13 +258,25 @@ def _seeds(results: Mapping[str, Any]) -> str:
                 *(
                     f"{rank1:.1f} / {precision:.1f}"
                     for rank1, precision in zip(
-                        *(row["reid"]["flip"][name]["seeds"] for name in ("rank1", "mAP")), strict=True
+                        *(row["reid"][FLIP][name]["seeds"] for name in ("rank1", "mAP")), strict=True
                     )
                 ),
             ]
-            for row in results["rows"].values()
+            for row in rows.values()
         ),
     )
+    of_generators = list(dict.fromkeys(map(str, results["generator_of_seed"].values())))
+    lines = []
+    for row in rows.values():
+        for search, label in USES.items():
+            figure = row["reid"].get(search, {}).get("mAP", {})
+            for against, name in (("minus_full", "full"), ("minus_real", "real crops only")):
+                if means := figure.get(f"{against}{BY_GENERATOR}"):
+                    cells = [means.get(seed) for seed in of_generators]
+                    shown = ["–" if mean is None else f"{mean:+.1f}" for mean in cells]
+                    lines.append([f"{row['label']}, {label} − {name}", *shown])
+    header = ["mAP, paired difference", *(f"generator seed {seed}" for seed in of_generators)]
+    return f"{figures}\n\n{markdown(header, lines)}"
 
 
 def filled(document: str, grids: Mapping[str, Mapping[str, Any]], place: str = "The document") -> str:

@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 
 from posereid.ablation.grid import FUSION_FILE, POSE, Cell, Grid, every_crop
-from posereid.ablation.rows import FULL, REAL, ROWS, joint_recipe, reid_recipe
+from posereid.ablation.rows import REAL, ROWS, joint_recipe, reid_recipe
 from posereid.ablation.sheets import generator_sheet
 from posereid.augmentation.drawing import augment
 from posereid.augmentation.sets import with_generated
 from posereid.augmentation.true_renders import write_true_renders
-from posereid.config import FusionMode, Recipe
+from posereid.config import EvaluationRecipe, FusionMode, Recipe
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
+from posereid.data.validation import validation_search
 from posereid.evaluation.comparison import EVALUATION_FILE
-from posereid.evaluation.evaluate import FEATURES_FOLDER, evaluate_run
+from posereid.evaluation.evaluate import FEATURES_FOLDER, Evaluation, evaluate_run
 from posereid.evaluation.fusion_choice import tune_fusion
 from posereid.evaluation.generator_quality import ImageQuality
 from posereid.evaluation_report import write_evaluation
@@ -48,6 +49,12 @@ TRAINED_FILE = "trained"
 SEARCH_ONLY_FILE = "search-only.json"
 """In a re-ID cell: how the network of the same seed that saw real crops only searches with the row's generator."""
 
+VALIDATION_FILE = "validation.json"
+"""In a re-ID cell: mAP on the held-out people in every use, by which the best use is chosen."""
+
+SEARCH_ONLY = "search only"
+"""The search of a network that saw real crops only, with the row's generator: generated crops without training use."""
+
 FUSED: FusionMode = "fusion+flip"
 FLIP: FusionMode = "flip"
 
@@ -70,9 +77,13 @@ def begun(run: Path) -> bool:
 
 def _train(train: Callable[..., Path], recipe: Recipe, crops: CropTable, run: Path) -> None:
     """Train what is left of a run; a trained one is not opened again, since its optimisers' state may be gone."""
-    if not (run / TRAINED_FILE).exists():
-        train(recipe, crops, run, resume=begun(run), progress=False)
-        write_atomically(run / TRAINED_FILE, "")
+    if (run / TRAINED_FILE).exists():
+        return
+    if not begun(run):
+        # What was ended before its first step may have left a lock or half a run, which no new run may overwrite.
+        shutil.rmtree(run, ignore_errors=True)
+    train(recipe, crops, run, resume=begun(run), progress=False)
+    write_atomically(run / TRAINED_FILE, "")
 
 
 def _pose(grid: Grid, cell: Cell) -> None:
@@ -130,31 +141,31 @@ def quality_arrays(quality: ImageQuality) -> dict[str, npt.NDArray[Any]]:
 
 
 def _fusion(grid: Grid, cell: Cell) -> None:
-    """Choose weight and number of poses by mAP on the held-out identities, over all seeds of real crops only."""
-    folder = grid.folder(cell)
+    """Choose weight and number of poses for a row's generators by mAP on the held-out identities.
+
+    The networks that saw real crops only search, each with its generator; D_I has no word, since not every row has one.
+    """
     crops = every_crop(grid.recipe.data)
     grids = []
-    for seed in grid.seeds:
+    for seed, generator_seed in grid.choosers:
+        generator = Cell("generator", cell.row, generator_seed)
         choice = tune_fusion(
             grid.folder(Cell("reid", REAL, seed)),
-            grid.folder(Cell("generator", FULL, grid.partner(seed))),
+            grid.folder(generator),
             crops=crops,
             settings=grid.recipe.evaluation,
-            cache=folder / FEATURES_FOLDER,
+            try_realism=False,
+            cache=grid.drawings(generator),
             keep_drawings=True,
         )
         points = sorted(choice.grid, key=lambda point: (point.weight, point.poses))
         grids.append(
-            [
-                {"weight": point.weight, "poses": point.poses, "mAP": point.mean_average_precision}
-                for point in points
-                if not point.by_realism
-            ]
+            [{"weight": point.weight, "poses": point.poses, "mAP": point.mean_average_precision} for point in points]
         )
     chosen, means = choose(grids, ("weight", "poses"))
-    record = {"chosen": chosen, "seeds": grid.seeds, "validation": means}
-    write_atomically(folder / FUSION_FILE, json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+    seeds, generator_seeds = zip(*grid.choosers, strict=True)
+    record = {"chosen": chosen, "seeds": seeds, "generator_seeds": generator_seeds, "validation": means}
+    write_atomically(grid.folder(cell) / FUSION_FILE, json.dumps(record, indent=1) + "\n")
 
 
 def choose(grids: list[list[dict[str, Any]]], names: tuple[str, ...]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -173,33 +184,74 @@ def choose(grids: list[list[dict[str, Any]]], names: tuple[str, ...]) -> tuple[d
 def _reid(grid: Grid, cell: Cell) -> None:
     """Train on real crops and the row's generated ones, then search: alone, with flips, and with the row's generator.
 
-    Where the generator is the row's own, the network that saw real crops only searches with it, too.
+    Where the generator is the row's own, the network that saw real crops only searches with it, too. All of it once
+    more among the held-out people, if there are any.
     """
     run, row, maker = grid.folder(cell), ROWS[cell.row], grid.maker(cell)
     crops = real = grid.crops
     if maker is not None:
         crops = with_generated(real, load_crops(grid.folder(maker) / GENERATED))
     _train(train_reid, reid_recipe(row, grid.recipe, cell.seed), crops, run)
-    drawer = grid.folder(maker) if maker is not None and row.fuses else None
-    settings = grid.recipe.evaluation.changed(fusion=grid.fusion()) if drawer else grid.recipe.evaluation
-    searches = {EVALUATION_FILE: run}
-    if drawer and row.shares is None:
-        searches[SEARCH_ONLY_FILE] = grid.folder(Cell("reid", REAL, cell.seed))
-    for name, network in searches.items():
+    drawer = maker if row.fuses else None
+    settings = grid.recipe.evaluation
+    if drawer is not None:
+        settings = settings.changed(fusion=grid.fusion(drawer.row))
+    networks = {EVALUATION_FILE: run}
+    if drawer is not None and row.shares is None:
+        networks[SEARCH_ONLY_FILE] = grid.folder(Cell("reid", REAL, cell.seed))
+    for name, network in networks.items():
         if not (run / name).exists():
-            evaluation = evaluate_run(
-                network,
-                settings,
-                crops=real,
-                fusion=(FUSED,) if drawer else (FLIP,),
-                generator_run=drawer,
-                cache=run / FEATURES_FOLDER,
-                keep_drawings=True,
-            )
-            write_evaluation(evaluation, run / name)
-    # Embeddings and drawings of the whole test would fill the disk, cell by cell.
+            write_evaluation(_searched(grid, run, network, drawer, settings, real), run / name)
+    if grid.chooses_fusion and not (run / VALIDATION_FILE).exists():
+        _validate(grid, run, networks, drawer, settings)
+    # Embeddings of the whole test would fill the disk, cell by cell.
     shutil.rmtree(run / FEATURES_FOLDER, ignore_errors=True)
     _slim(run)
+
+
+def _searched(
+    grid: Grid, run: Path, network: Path, drawer: Cell | None, settings: EvaluationRecipe, crops: CropTable
+) -> Evaluation:
+    return evaluate_run(
+        network,
+        settings,
+        crops=crops,
+        fusion=(FUSED,) if drawer else (FLIP,),
+        generator_run=grid.folder(drawer) if drawer else None,
+        cache=grid.drawings(drawer) if drawer else run / FEATURES_FOLDER,
+        keep_drawings=True,
+    )
+
+
+def _validate(
+    grid: Grid, run: Path, networks: Mapping[str, Path], drawer: Cell | None, settings: EvaluationRecipe
+) -> None:
+    """Search the held-out people in every use of the cell, and write the mAP of each, in [0, 1]."""
+    held = validation_search(every_crop(grid.recipe.data), grid.recipe.data.validation_share)
+    precisions: dict[str, float] = {}
+    for name, network in networks.items():
+        fused = _searched(grid, run, network, drawer, settings, held).fused
+        found = {str(mode): search.result.mean_average_precision for mode, search in fused.items()}
+        precisions |= found if name == EVALUATION_FILE else {SEARCH_ONLY: found[FUSED]}
+    record = {
+        "mAP": precisions,
+        "queries": len(held.query),
+        "gallery": len(held.gallery),
+        "identities": len({crop.identity for crop in held.query}),
+    }
+    write_atomically(run / VALIDATION_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def clear_drawings(grid: Grid, cell: Cell) -> None:
+    """Remove the drawings that the cell, now done, was the last to search with."""
+    if cell.kind == "fusion":
+        makers = [Cell("generator", cell.row, seed) for _, seed in grid.choosers]
+    else:
+        maker = grid.maker(cell) if cell.kind == "reid" else None
+        makers = [] if maker is None else [maker]
+    for maker in makers:
+        if not grid.drawings_needed(maker):
+            shutil.rmtree(grid.drawings(maker), ignore_errors=True)
 
 
 def _slim(run: Path) -> None:

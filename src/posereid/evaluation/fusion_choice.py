@@ -111,6 +111,7 @@ def tune_fusion(
     crops: CropTable | None = None,
     settings: EvaluationRecipe | None = None,
     most_poses: int | None = None,
+    try_realism: bool = True,
     cache: Path | None = None,
     keep_drawings: bool = False,
     progress: bool = False,
@@ -122,7 +123,8 @@ def tune_fusion(
     whole set, read already. ``settings`` replace the run's own. ``most_poses`` is the most that is tried, otherwise 8
     or all that there are. Of equal mAP the smallest weight, then fewest poses, then equal weighing wins, so that weight
     0, plain flips, is the answer where drawings bring nothing. D_I's word is tried where the generator's run trained
-    one. Everything is embedded once, and with a folder ``cache`` kept for the next time. Raises InputError.
+    one, unless ``try_realism`` is False. Everything is embedded once, and with a folder ``cache`` kept for the next
+    time. Raises InputError.
     """
     checkpoint = latest_checkpoint(run)
     drawer = latest_checkpoint(generator_run) if generator_run else checkpoint
@@ -147,7 +149,7 @@ def tune_fusion(
     for folder, known in ((run, checkpoint), (generator_run or run, drawer)):
         _require_unseen(folder, known, held)
     search = validation_search(crops, share)
-    realism = holds(drawer, "appearance_discriminator")
+    realism = try_realism and holds(drawer, "appearance_discriminator")
     # In crops of any size there are as many.
     most = min(POSES[-1], len(every_target(settings.fusion, (128, 64)))) if most_poses is None else most_poses
     settings = settings.changed(fusion=settings.fusion.changed(poses=most))
