@@ -289,6 +289,7 @@ def test_rows_that_an_earlier_call_finished_stay_in_the_results(
     (finished.out / RESULTS_FILE).write_text(before)
     assert again["rows"] == results["rows"]
     assert again["unfinished"] == ["blocks-3"]
+    assert again["best"] == results["best"]
     assert again["failed"]["generators/blocks-3/seed-3"] == "there is no room."
     assert again["failed"]["reid/blocks-3/seed-0"] == "it needs generators/blocks-3/seed-3"
 

@@ -170,7 +170,7 @@ def test_the_facts_name_command_date_time_and_what_is_missing(results: dict[str,
     facts = ablation_tables(results)["facts"]
     for part in (
         "`posereid ablate it`",
-        "2026-11-22 to 2026-11-23, A GPU, CPU (x86_64, 2 threads to a cell)",
+        "2026-11-22 to 2026-11-23, A GPU, CPU (x86_64, threads to a cell: 2)",
         "2.00 hours",
         "one for each re-ID seed",
         "seeds 0 (those of the first call; other seeds keep that choice): full weight 0.8, 2 poses",

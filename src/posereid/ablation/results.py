@@ -48,6 +48,7 @@ def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Ma
     partners = [grid.partner(seed) for seed in grid.seeds]
     cells = list(dict.fromkeys([cell for row in finished for cell in _cells(grid, row)]))
     crops, recipe = grid.crops, grid.recipe
+    makers = dict.fromkeys(row.maker for row in finished if row.maker and row.fuses)
     rows_found = {
         row.key: {
             "label": label(row, recipe),
@@ -81,7 +82,7 @@ def summarise(grid: Grid, *, command: str, jobs: int, seconds: float, failed: Ma
             "gallery": len(crops.gallery),
             "test_identities": len({crop.identity for crop in crops.query}),
         },
-        "fusion": {row.key: _fusion(grid, row.key) for row in finished if row.fuses and row.shares is None},
+        "fusion": {maker: _fusion(grid, maker) for maker in makers},
         "rows": rows_found,
         "best": best_use(rows_found),
         "cells": {

@@ -48,7 +48,7 @@ def _facts(results: Mapping[str, Any]) -> str:
     data, hours = results["data"], results["seconds"]["total"] / 3600
     days = dict.fromkeys(results[name][:10] for name in ("began", "finished"))
     devices = [
-        f"CPU ({_listed(results['machines'])}, {_listed(results['threads'])} threads to a cell)"
+        f"CPU ({_listed(results['machines'])}, threads to a cell: {_listed(results['threads'])})"
         if each == "cpu"
         else each
         for each in results["devices"]
@@ -267,8 +267,8 @@ def _seeds(results: Mapping[str, Any]) -> str:
     )
     of_generators = list(dict.fromkeys(map(str, results["generator_of_seed"].values())))
     lines = []
-    for row in rows.values():
-        for search, label in USES.items():
+    for key, row in rows.items():
+        for search, label in USES.items() if key != REAL else ():
             figure = row["reid"].get(search, {}).get("mAP", {})
             for against, name in (("minus_full", "full"), ("minus_real", "real crops only")):
                 if means := figure.get(f"{against}{BY_GENERATOR}"):
