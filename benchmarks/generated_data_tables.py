@@ -9,7 +9,6 @@ differences with their intervals, and sheets of generated crops.
 import argparse
 import io
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from posereid.ablation.tables import difference, markdown
+from posereid.ablation.wording import difference, filled, markdown
 from posereid.augmentation.sets import TRAIN_FOLDER, ManifestRow, read_manifest
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
@@ -189,16 +188,6 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def filled(document: str, found: dict[str, str]) -> str:
-    """The document with each table between its marks. Raises InputError for a mark that is missing."""
-    for name, table in found.items():
-        mark = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        if not mark.search(document):
-            raise InputError(f"{DOCUMENT} has no marks <!-- {name} --> and <!-- end --> for a table; write them there.")
-        document = mark.sub(lambda match, text=table: match[1] + text + match[2], document)
-    return document
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder that generated_data.py wrote")
@@ -208,7 +197,7 @@ def main() -> None:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); run generated_data.py first.") from None
-    write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), tables(results)))
+    write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), tables(results), str(DOCUMENT)))
     write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
     write_atomically(PICTURES / "generated-data.png", picture(results))
     # Pictures of real people stay out of the documentation.

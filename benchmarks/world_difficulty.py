@@ -85,7 +85,7 @@ def main() -> None:
     write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
     if DOCUMENT.is_file():
         text = DOCUMENT.read_text(encoding="utf-8")
-        write_atomically(DOCUMENT, filled(text, {"difficulty": difficulty_table(results)}))
+        write_atomically(DOCUMENT, filled(text, {"difficulty": difficulty_table(results)}, str(DOCUMENT)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from posereid.ablation.tables import markdown
+from posereid.ablation.wording import filled, markdown
 from posereid.config import WorldRecipe, read_recipe
 from posereid.data.synthetic import World
 from posereid.data.synthetic.plan import TRAIN
@@ -266,16 +266,6 @@ def world_sheet(world: World, *, people: int = 4, per_walk: int = 3, columns: in
     return png_bytes(sheet.quantize(256))
 
 
-def filled(document: str, found: dict[str, str]) -> str:
-    """The document with each table between its marks. Raises InputError for a mark that is missing."""
-    for name, table in found.items():
-        mark = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not mark.search(document):
-            raise InputError(f"{DOCUMENT} has no marks <!-- {name} --> and <!-- end --> for a table; write them there.")
-        document = mark.sub(lambda match, text=table: f"{match[1]}{text}\n{match[2]}", document)
-    return document
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("real", type=Path, help=f"folder with Market-1501's {ANNOTATIONS}")
@@ -295,7 +285,7 @@ def main() -> None:
     write_atomically(PICTURES / "world-identities.png", identities_plot(found))
     if DOCUMENT.is_file():
         text = DOCUMENT.read_text(encoding="utf-8")
-        write_atomically(DOCUMENT, filled(text, tables(results) | {"presets": preset_table()}))
+        write_atomically(DOCUMENT, filled(text, tables(results) | {"presets": preset_table()}, str(DOCUMENT)))
     print(f"Written: {RESULTS}, {DOCUMENT}, and pictures in {PICTURES}.")
 
 

@@ -1,5 +1,7 @@
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +23,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize(
         tmp_path_factory.mktemp("worlds") / "world", identities=8, crops_per_identity=8, cameras=3, height=64
     )
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """A script of ``benchmarks/``, which is no package, as a module by its name."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+        place = importlib.util.spec_from_file_location(name, path)
+        assert place is not None
+        assert place.loader is not None
+        module = importlib.util.module_from_spec(place)
+        place.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 """docs/generated-data.md says what its results say, and the command that makes them runs from nothing to its tables."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,15 +24,8 @@ MODES = {"off", "flip", "fusion", "fusion+flip", "nfc", "all"}
 
 
 @pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    place = importlib.util.spec_from_file_location(
-        "generated_data_tables", SCRIPT.with_name("generated_data_tables.py")
-    )
-    assert place is not None
-    assert place.loader is not None
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
-    return module
+def tables(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("generated_data_tables")
 
 
 def test_the_document_holds_the_tables_of_its_results(tables: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """docs/synthetic-world.md says what its results say, and the statistics are those of the crops."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,8 @@ MARKET = ROOT.parent / "shared" / "market1501"
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    place = importlib.util.spec_from_file_location("world_statistics", ROOT / "benchmarks" / "world_statistics.py")
-    assert place is not None
-    assert place.loader is not None
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("world_statistics")
 
 
 def test_the_document_holds_the_tables_of_its_results_and_of_the_presets(benchmark: ModuleType) -> None:

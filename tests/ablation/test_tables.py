@@ -1,8 +1,9 @@
 """docs/evidence.md says what its results say."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -198,13 +199,12 @@ def test_a_mark_without_a_table_and_a_document_without_marks_are_said(document: 
 
 
 def test_the_script_fills_the_document_and_keeps_the_results_beside_it(
-    results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    load_benchmark: Callable[[str], ModuleType],
 ) -> None:
-    place = importlib.util.spec_from_file_location("evidence_tables", ROOT / "benchmarks" / "evidence_tables.py")
-    assert place is not None
-    assert place.loader is not None
-    script = importlib.util.module_from_spec(place)
-    place.loader.exec_module(script)
+    script = load_benchmark("evidence_tables")
     for name, file in (("DOCUMENT", "evidence.md"), ("RESULTS", "evidence.json"), ("IMAGES", "images")):
         monkeypatch.setattr(script, name, tmp_path / file)
     (tmp_path / "images").mkdir()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posereid.ablation.figures import one_sign
+from posereid.errors import InputError
 
 _DIFFERENCE = re.compile(r"(?<!\d)[+-]\d+\.\d+ \[[+-]")
 
@@ -13,6 +14,20 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose first column is text and the others figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(document: str, tables: Mapping[str, str], place: str = "The document") -> str:
+    """The document with each table between its marks ``<!-- NAME -->`` and ``<!-- end -->``.
+
+    Raises InputError, which calls the document ``place``, for a table whose marks are missing.
+    """
+    for name, table in tables.items():
+        mark = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not mark.search(document):
+            raise InputError(f"{place} has no marks <!-- {name} --> and <!-- end --> for a table; write them there.")
+        literal = table.replace("\\", r"\\")
+        document = mark.sub(rf"\g<1>{literal}\n\g<2>", document)
+    return document
 
 
 def difference(row: Mapping[str, Any], against: str, digits: int = 1, *, every_generator: bool = False) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from posereid.pose.joints import JOINT_NAMES, joint_index
+from posereid.pose.joints import TORSO, joint_index
 from posereid.pose.maps import SIGMA_PER_HEIGHT
 
 _LIMBS = tuple(
@@ -36,8 +36,8 @@ _NARROWEST_TORSO = 0.2
 _JOINTS_TO_FLESH = 1.25
 """A torso seen from the side is this wide in its lengths; clothes are so much wider than shoulders and hips."""
 
-_FACE = tuple(JOINT_NAMES.index(name) for name in ("nose", "right_eye", "left_eye", "right_ear", "left_ear"))
-_EARS = tuple(JOINT_NAMES.index(name) for name in ("right_ear", "left_ear"))
+_FACE = tuple(joint_index(name) for name in ("nose", "right_eye", "left_eye", "right_ear", "left_ear"))
+_EARS = tuple(joint_index(name) for name in ("right_ear", "left_ear"))
 _SIDEWAYS = 0.06  # of a torso's length between nose and ears, from which a head looks to a side
 _SHORTEST = 8 / 128  # of the crop's height: a torso that is shorter is taken for so long
 
@@ -152,11 +152,8 @@ class _Body:
 
     def __init__(self, xy: Float[Tensor, "b 18 2"], present: Bool[Tensor, "b 18"], height: int) -> None:
         self.xy, self.present = xy, present
-        right_shoulder, left_shoulder, right_hip, left_hip = (
-            xy[:, joint_index(name)] for name in ("right_shoulder", "left_shoulder", "right_hip", "left_hip")
-        )
-        four = [joint_index(f"{side}_{part}") for part in ("shoulder", "hip") for side in ("right", "left")]
-        self.has_torso = present[:, four].all(dim=1)
+        right_shoulder, left_shoulder, right_hip, left_hip = (xy[:, joint] for joint in TORSO)
+        self.has_torso = present[:, TORSO].all(dim=1)
         neck = joint_index("neck")
         self.neck = torch.where(present[:, neck, None], xy[:, neck], (right_shoulder + left_shoulder) / 2)
         self.hips = (right_hip + left_hip) / 2
