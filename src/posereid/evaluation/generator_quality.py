@@ -106,11 +106,13 @@ def measure_generator(
 ) -> ImageQuality:
     """Every measure of generated test pairs, beside trivial answers and controls.
 
-    Trivial: ``copy_source``, ``mean_image`` of the training crops, ``camera_mean`` of the target's camera. Controls:
-    ``wrong_source`` draws another pair's person in the target pose, ``wrong_pose`` draws the person in another
-    pair's pose: they say what the generator really uses. ``target``, the real picture, is the ceiling of ``pckh``,
-    ``identity`` and ``inception_score``. Which measure is taken of which answers stands in
-    :data:`~posereid.evaluation.picture_measures.MEASURES`. Drawn pictures are rounded to pixels first.
+    ``generated`` is told the target's camera where the generator has camera codes; ``any_camera`` is then measured as
+    well, drawn without being told any. Trivial: ``copy_source``, ``mean_image`` of the training crops,
+    ``camera_mean`` of the target's camera. Controls: ``wrong_source`` draws another pair's person in the target pose,
+    ``wrong_pose`` draws the person in another pair's pose: they say what the generator really uses. ``target``, the
+    real picture, is the ceiling of ``pckh``, ``identity`` and ``inception_score``. Which measure is taken of which
+    answers stands in :data:`~posereid.evaluation.picture_measures.MEASURES`. Drawn pictures are rounded to pixels
+    first.
 
     Regions: ``image`` is the whole picture. ``foreground`` is what the target's mask covers, or without masks what
     its joints suggest: SSIM and PSNR count the pixels inside it; ``lpips``, ``fid``, ``inception_score`` and
@@ -206,6 +208,8 @@ class _Answers:
         pairs = targets.pairs
         batch = self._batch(pairs)
         yield "generated", self._drawn(batch)
+        if self.generator.camera_code is not None:
+            yield "any_camera", self._drawn(replace(batch, target_cameras=torch.zeros_like(batch.target_cameras)))
         yield "copy_source", batch.source_images
         yield "mean_image", to_pixels(self.trivial.mean_image).expand(len(pairs), -1, -1, -1)
         yield "camera_mean", to_pixels(self.trivial.camera_mean([self.test[target].camera for _, target in pairs]))

@@ -28,6 +28,7 @@ REGIONS = (IMAGE, FOREGROUND)
 
 ANSWERS = {
     "generated": "generated",
+    "any_camera": "generated for any camera",
     "copy_source": "copy the source",
     "mean_image": "mean training image",
     "camera_mean": "mean image of the target's camera",
@@ -35,11 +36,13 @@ ANSWERS = {
     "wrong_pose": "generated in a wrong pose",
     "target": "the real target",
 }
-"""What is measured, and how tables call it: the generator, three trivial answers, two controls, and the ceiling."""
+"""What is measured, and how tables call it: the generator, told the target's camera and, if it can be told one at all,
+told none; three trivial answers, two controls, and the ceiling."""
 
 WITH_TRIVIAL = ("generated", "copy_source", "mean_image", "camera_mean")
-WITH_CONTROLS = (*WITH_TRIVIAL, "wrong_source", "wrong_pose")
+WITH_CONTROLS = (*WITH_TRIVIAL, "any_camera", "wrong_source", "wrong_pose")
 WITH_CEILING = (*WITH_TRIVIAL, "target")
+WITH_BOTH_DRAWINGS = (*WITH_CEILING, "any_camera")
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,13 @@ MEASURES = {
     "psnr": Measure("PSNR (dB)", True, WITH_CONTROLS, "per picture, peak 2 of [-1, 1], at most 100 dB"),
     "lpips": Measure("LPIPS", False, WITH_TRIVIAL, "AlexNet, version 0.1, pictures in [-1, 1] at their own size"),
     "pckh": Measure(
-        "PCKh", True, WITH_CEILING, "as PATN counts joints; the mean over pairs of the share that is found"
+        "PCKh", True, WITH_BOTH_DRAWINGS, "as PATN counts joints; the mean over pairs of the share that is found"
     ),
     "identity": Measure(
-        "identity preserved", True, WITH_CEILING, "share of pictures whose nearest real test crop shows the same person"
+        "identity preserved",
+        True,
+        WITH_BOTH_DRAWINGS,
+        "share of pictures whose nearest real test crop shows the same person",
     ),
     "fid": Measure("FID", False, WITH_TRIVIAL, "Inception, 2048 features, against the real targets of the pairs"),
     "inception_score": Measure("Inception Score", True, WITH_CEILING, "Inception, 10 splits"),
