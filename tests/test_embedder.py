@@ -112,6 +112,19 @@ def test_backbones_of_other_families_fit(backbone: str) -> None:
     assert embedder.embed(torch.randn(2, 3, 64, 32)).shape == (2, 128)
 
 
+@pytest.mark.parametrize("backbone", ["resnet10t", "test_efficientnet", "test_vit"])
+def test_what_e_perceives_ends_in_its_embedding(backbone: str) -> None:
+    torch.manual_seed(0)
+    size = (160, 160) if backbone == "test_vit" else (64, 32)
+    embedder = build_embedder(3, backbone, pretrained=False, input_size=size).eval()
+    images = torch.rand(2, 3, *size) * 2 - 1
+    with torch.no_grad():
+        *stages, last = embedder.perceived(images)
+        assert torch.allclose(F.normalize(last.flatten(1)), embedder.embed(images), atol=1e-5)
+    assert len(stages) > 1
+    assert all(maps.ndim == 4 and len(maps) == 2 for maps in stages)
+
+
 def test_the_normalisation_constants_are_not_saved_with_the_weights() -> None:
     assert not [name for name in small().state_dict() if name.startswith("image_")]
 

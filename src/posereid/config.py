@@ -136,8 +136,8 @@ class LossRecipe(_Section):
     quartets_with_generated: bool = Field(True, description="Whether quartets may hold generated images.")
     perceptual: Weight = Field(
         0.0,
-        description="Beyond the paper: weight of the distance between E's feature maps of drawn and target crops, "
-        "ramped in as the semantic term is.",
+        description="Beyond the paper: weight of the distance between what E sees of drawn and target crops, its "
+        "feature maps and its embedding, ramped in as the semantic term is.",
     )
     embedder_learns_generated: bool = Field(
         True, description="Whether E's identity and quartet terms hold generated images; if not, E stays a judge."

@@ -73,10 +73,11 @@ class Embedder(nn.Module):
                 )
         return ((images + 1) / 2 - self.image_mean) / self.image_deviation
 
-    def stage_maps(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
-        """The backbone's maps after each stage, from the finest to the coarsest."""
-        stages: Callable[..., list[Tensor]] = cast(Any, self.backbone).forward_intermediates
-        return stages(self._prepared(images), intermediates_only=True)
+    def perceived(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
+        """What E sees: the backbone's maps after each stage, from the finest to the coarsest, and the embedding, 1 × 1."""
+        backbone = cast(Any, self.backbone)
+        last, stages = backbone.forward_intermediates(self._prepared(images))
+        return [*stages, self.embedding(backbone.forward_head(last))[:, :, None, None]]
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedded:
         """Embedding and logits, for training."""

@@ -53,9 +53,9 @@ def structure_loss(generated: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b
 def perceptual_loss(
     generated: Sequence[Float[Tensor, "b c h w"]], target: Sequence[Float[Tensor, "b c h w"]]
 ) -> Float[Tensor, ""]:
-    """Mean distance of two sets of feature maps, one a stage: squared L2 between unit vectors over channels, in [0, 4].
+    """Mean distance of two sets of feature maps, one a layer: squared L2 between unit vectors over channels, in [0, 4].
 
-    Averaged over pixels, then over stages, as LPIPS does without its learned weights (Zhang et al. 2018, "The
+    Averaged over pixels, then over layers, as LPIPS does without its learned weights (Zhang et al. 2018, "The
     unreasonable effectiveness of deep features as a perceptual metric"). Not in the paper.
     """
     distances = [

@@ -233,9 +233,9 @@ def _perceptual(embedder: Embedder, generated: Tensor, target: Tensor, recipe: R
     # With running statistics: those of drawn crops alone would take out what sets them apart.
     embedder.eval()
     with fabric.autocast(), _frozen([embedder]):
-        drawn = embedder.stage_maps(_ordered(generated, recipe))
+        drawn = embedder.perceived(_ordered(generated, recipe))
         with torch.no_grad():
-            wanted = embedder.stage_maps(_ordered(target, recipe))
+            wanted = embedder.perceived(_ordered(target, recipe))
     embedder.train(training)
     return perceptual_loss([maps.float() for maps in drawn], [maps.float() for maps in wanted])
 
