@@ -73,7 +73,7 @@ class Embedder(nn.Module):
         return ((images + 1) / 2 - self.image_mean) / self.image_deviation
 
     def perceived(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c hs ws"]]:
-        """What E sees: the backbone's maps after each stage, from the finest on, and the embedding as a map of 1 × 1."""
+        """What E sees: the backbone's maps after each stage, the finest first, and the embedding as a 1 × 1 map."""
         backbone = cast(Any, self.backbone)
         last, stages = backbone.forward_intermediates(self._prepared(images))
         return [*stages, self.embedding(backbone.forward_head(last))[:, :, None, None]]
