@@ -1,11 +1,12 @@
-"""The tables and pictures of docs/evidence.md, made from the results of posereid ablate.
+"""The tables and pictures of docs/evidence.md, made from what posereid ablate and posereid evaluate wrote.
 
     posereid ablate recipes/bench_cpu.yaml --out runs/evidence --jobs 2
-    python benchmarks/evidence_tables.py small=runs/evidence
+    python benchmarks/evidence_tables.py small=runs/evidence generator=runs/default
 
-Keeps results.json of each folder under its name in docs/evidence.json, puts the table after every mark
-``<!-- figures NAME TABLE -->`` of the document, up to ``<!-- end -->``, and copies the pictures of synthetic worlds to
-docs/images. Names that are not given stay as they are.
+Keeps results.json of each grid, or evaluation.json of each run, under its name in docs/evidence.json, puts the table
+after every mark ``<!-- figures NAME TABLE -->`` of the document, up to ``<!-- end -->``, and writes the pictures of
+synthetic worlds to docs/images: those of a grid, and what a run's generator makes of test pairs. Names that are not
+given stay as they are.
 """
 
 import argparse
@@ -14,12 +15,19 @@ import shutil
 import sys
 from pathlib import Path
 
-from posereid.ablation.grid import read_json
+from posereid.ablation.conditions import is_evaluation
+from posereid.ablation.grid import every_crop, is_synthetic, read_json
 from posereid.ablation.pictures import PICTURES
 from posereid.ablation.results import RESULTS_FILE
+from posereid.ablation.sheets import generator_sheet
 from posereid.ablation.tables import filled
+from posereid.config import read_recipe
 from posereid.errors import InputError
+from posereid.evaluation.comparison import EVALUATION_FILE
 from posereid.files import write_atomically
+from posereid.pictures import save_png
+from posereid.training.checkpoint import load_generator
+from posereid.training.loop import RECIPE_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "evidence.md"
@@ -29,25 +37,38 @@ IMAGES = ROOT / "docs" / "images"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grids", nargs="*", metavar="NAME=FOLDER", help="folders that posereid ablate wrote")
-    grids = read_json(RESULTS) if RESULTS.exists() else {}
+    parser.add_argument(
+        "folders", nargs="*", metavar="NAME=FOLDER", help="grids of posereid ablate, or runs with evaluation.json"
+    )
+    kept = read_json(RESULTS) if RESULTS.exists() else {}
     folders = {}
-    for given in parser.parse_args().grids:
+    for given in parser.parse_args().folders:
         name, found, folder = given.partition("=")
         if not (found and name.isidentifier()):
             raise InputError(f"{given!r} is not NAME=FOLDER; give for example small=runs/evidence.")
         folders[name] = Path(folder)
-        grids[name] = read_json(folders[name] / RESULTS_FILE)
+        file = folders[name] / EVALUATION_FILE
+        kept[name] = read_json(file if file.exists() else folders[name] / RESULTS_FILE)
     if not DOCUMENT.exists():
         raise InputError(f"{DOCUMENT} is not there; write it with marks <!-- figures NAME TABLE --> and <!-- end -->.")
-    write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), grids, str(DOCUMENT)))
-    write_atomically(RESULTS, json.dumps(grids, indent=1) + "\n")
+    write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), kept, str(DOCUMENT)))
+    write_atomically(RESULTS, json.dumps(kept, indent=1) + "\n")
     for name, folder in folders.items():
+        if is_evaluation(kept[name]):
+            write_sheet(folder, IMAGES / f"evidence-{name}-pairs.png")
+            continue
         # Pictures of real people stay out of the documentation; a plot shows none.
         for picture in sorted((folder / PICTURES).glob("*.png")):
-            if grids[name]["data"]["synthetic"] or picture.stem == "table-3":
+            if kept[name]["data"]["synthetic"] or picture.stem == "table-3":
                 shutil.copyfile(picture, IMAGES / f"evidence-{name}-{picture.name}")
     print(f"Written: {DOCUMENT}, {RESULTS}, and pictures in {IMAGES}.")
+
+
+def write_sheet(run: Path, path: Path) -> None:
+    """What the run's generator makes of test pairs, where the people are drawn ones."""
+    recipe = read_recipe(run / RECIPE_FILE)
+    if is_synthetic(recipe):
+        save_png(path, generator_sheet(load_generator(run), every_crop(recipe.data), recipe.evaluation))
 
 
 if __name__ == "__main__":

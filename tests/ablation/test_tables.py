@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from posereid.ablation.conditions import evaluation_tables, is_evaluation
 from posereid.ablation.tables import ablation_tables, filled
 from posereid.ablation.wording import captioned, difference, markdown, spread
 from posereid.ablation.work import SEARCH_ONLY
@@ -235,13 +236,94 @@ def test_the_script_fills_the_document_and_keeps_the_results_beside_it(
         script.main()
 
 
+@pytest.fixture
+def evaluation() -> dict[str, Any]:
+    def both(image: float, foreground: float) -> dict[str, float]:
+        return {"image": image, "foreground": foreground}
+
+    return {
+        "device": "cpu",
+        "machine": "x86_64",
+        "threads": 1,
+        "versions": {"torch": "2.15"},
+        "seed": 1,
+        "step": 2432,
+        "generator": {
+            "pairs": 400,
+            "pairs_seed": 0,
+            "identity_judged_by": "real",
+            "joints_found_by": "pose",
+            "scores": {
+                "ssim": {
+                    "generated": both(0.4, 0.35),
+                    "copy_source": both(0.1, 0.2),
+                    "camera_mean": both(0.3, 0.1),
+                    "wrong_source": both(0.2, 0.2),
+                },
+                "pckh": {"generated": {"image": 0.8}, "target": {"image": 0.9}},
+                "identity": {"generated": both(0.6, 0.5), "target": both(0.8, 0.75)},
+            },
+            "intervals": {"ssim": {"image": [0.38, 0.42]}},
+        },
+    }
+
+
+def test_conditions_say_what_was_found_and_what_is_missed(evaluation: dict[str, Any]) -> None:
+    assert is_evaluation(evaluation)
+    lines = evaluation_tables(evaluation)["conditions"].splitlines()[2:]
+    assert lines[0] == "| SSIM, whole crop | copy the source | 0.400 | 0.100 | +0.300 | ≥ 0.20 | yes |"
+    assert [line.endswith("| yes |") for line in lines] == [True, False, True, True, True, False, False]
+    assert lines[-1].endswith("| 0.600 | 0.800 | 0.75 of it | ≥ 0.80 of it | **no** |")
+    # 0.8 / 0.9 is 0.889, which is shown and compared as 0.89.
+    assert "| 0.89 of it | ≥ 0.90 of it | **no** |" in lines[5]
+
+
+def test_an_evaluation_s_answers_stand_in_one_table(evaluation: dict[str, Any]) -> None:
+    lines = evaluation_tables(evaluation)["answers"].splitlines()
+    assert lines[0] == (
+        "| answer | SSIM, whole crop | SSIM, person | PCKh, whole crop | identity preserved, whole crop "
+        "| identity preserved, person |"
+    )
+    assert lines[2] == "| generated | 0.400 [0.380, 0.420] | 0.350 | 0.800 | 0.600 | 0.500 |"
+    assert lines[-1] == "| generated, as a share of the real target | – | – | 0.89 | 0.75 | 0.67 |"
+
+
+def test_results_of_an_evaluation_and_of_a_grid_fill_one_document(
+    evaluation: dict[str, Any], results: dict[str, Any]
+) -> None:
+    document = "<!-- figures one facts -->\n\n<!-- end -->\n<!-- figures grid seeds -->\n\n<!-- end -->\n"
+    text = filled(document, {"one": evaluation, "grid": results})
+    assert "seed 1, 2,432 steps; 400 pairs of test people" in text
+    assert ablation_tables(results)["seeds"] in text
+
+
+def test_the_script_takes_runs_beside_grids(
+    evaluation: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    load_benchmark: Callable[[str], ModuleType],
+) -> None:
+    script = load_benchmark("evidence_tables")
+    for name, file in (("DOCUMENT", "evidence.md"), ("RESULTS", "evidence.json"), ("IMAGES", "images")):
+        monkeypatch.setattr(script, name, tmp_path / file)
+    drawn: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(script, "write_sheet", lambda run, path: drawn.append((run, path)))
+    monkeypatch.setattr("sys.argv", ["evidence_tables", f"one={tmp_path}"])
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    (tmp_path / "evidence.md").write_text("<!-- figures one conditions -->\n\n<!-- end -->\n")
+    script.main()
+    assert evaluation_tables(evaluation)["conditions"] in (tmp_path / "evidence.md").read_text()
+    assert drawn == [(tmp_path, tmp_path / "images" / "evidence-one-pairs.png")]
+
+
 @pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/evidence.md is not written yet")
 def test_the_document_holds_the_tables_of_its_results() -> None:
-    grids = json.loads(RESULTS.read_text(encoding="utf-8"))
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     document = DOCUMENT.read_text(encoding="utf-8")
-    assert filled(document, grids, str(DOCUMENT)) == document
-    for results in grids.values():
+    assert filled(document, kept, str(DOCUMENT)) == document
+    grids = [results for results in kept.values() if not is_evaluation(results)]
+    assert len(grids) < len(kept)
+    assert any(len(results["seeds"]) >= 5 and len(results["generator_seeds"]) >= 2 for results in grids)
+    for results in grids:
         assert results["command"] in document
         assert results["finished"][:10] in document
-        assert len(results["seeds"]) >= 5
-        assert len(results["generator_seeds"]) >= 2

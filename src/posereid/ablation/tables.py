@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posereid.ablation.conditions import evaluation_tables, is_evaluation
 from posereid.ablation.figures import BY_GENERATOR
 from posereid.ablation.results import USES
 from posereid.ablation.rows import FULL, REAL, TEXTURE
@@ -279,13 +280,16 @@ def _seeds(results: Mapping[str, Any]) -> str:
     return f"{figures}\n\n{markdown(header, lines)}"
 
 
-def filled(document: str, grids: Mapping[str, Mapping[str, Any]], place: str = "The document") -> str:
+def filled(document: str, results: Mapping[str, Mapping[str, Any]], place: str = "The document") -> str:
     """The document with the table ``NAME TABLE`` after every ``<!-- figures NAME TABLE -->``, up to ``<!-- end -->``.
 
-    ``grids`` are results by name. Raises InputError for a mark that names no table, and where there is no mark.
+    ``results`` are what ``posereid ablate`` or ``posereid evaluate`` wrote, by name. Raises InputError for a mark that
+    names no table, and where there is no mark.
     """
     known = {
-        f"{name} {table}": text for name, results in grids.items() for table, text in ablation_tables(results).items()
+        f"{name} {table}": text
+        for name, found in results.items()
+        for table, text in (evaluation_tables(found) if is_evaluation(found) else ablation_tables(found)).items()
     }
 
     def replaced(mark: re.Match[str]) -> str:
