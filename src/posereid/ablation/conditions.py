@@ -56,8 +56,8 @@ def _facts(report: Mapping[str, Any]) -> str:
     return (
         f"{report['device']} ({report['machine']}, threads: {report['threads']}), PyTorch "
         f"{report['versions']['torch']}; seed {report['seed']}, {report['step']:,} steps; {generator['pairs']:,} pairs "
-        f"of test people, drawn with seed {generator['pairs_seed']}. Identity judged by the run {generator['identity_judged_by']}, joints found by "
-        f"{generator['joints_found_by']}."
+        f"of test people, drawn with seed {generator['pairs_seed']}. Identity judged by the run "
+        f"{generator['identity_judged_by']}, joints found by {generator['joints_found_by']}."
     )
 
 
