@@ -4,7 +4,8 @@
 
 Trains the re-ID network of recipes/demo.yaml (float32, one thread) on every preset and world seed and searches the
 held-out people, plainly and with flip averaging. What is finished in the folder is kept, so that the command goes on
-where it was stopped. Writes the figures into docs/synthetic-world.json and the table into docs/synthetic-world.md.
+where it was stopped. Writes the figures into docs/synthetic-world.json, beside those of world seeds that are not given,
+and the table into docs/synthetic-world.md.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def measured(recipe: Recipe, preset: WorldPreset, seed: int, folder: Path) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of the world")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the world")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recipe = read_recipe(RECIPE)
@@ -73,15 +74,25 @@ def main() -> None:
             folder = arguments.out / f"{preset}-{seed}"
             found.setdefault(preset, {})[str(seed)] = measured(recipe, preset, seed, folder)
             print(f"{preset}, world seed {seed}: {found[preset][str(seed)]}", flush=True)
+    results = read_results()
+    # What another format of the world gave says nothing of this one.
+    kept = {
+        preset: {
+            seed: figures
+            for seed, figures in results.get("difficulty", {"presets": {}})["presets"].get(preset, {}).items()
+            if figures["version"] == FORMAT_VERSION
+        }
+        for preset in PRESETS
+    }
     difficulty = {
         "command": f"python benchmarks/world_difficulty.py --out {arguments.out}",
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "torch": torch.__version__,
         "machine": platform.machine(),
         "training_seed": recipe.seed,
-        "presets": found,
+        "presets": {preset: dict(sorted((kept[preset] | found[preset]).items())) for preset in PRESETS},
     }
-    results = read_results() | {"difficulty": difficulty}
+    results |= {"difficulty": difficulty}
     write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
     if DOCUMENT.is_file():
         text = DOCUMENT.read_text(encoding="utf-8")
