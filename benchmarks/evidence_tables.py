@@ -17,7 +17,7 @@ from pathlib import Path
 
 from posereid.ablation.conditions import is_evaluation
 from posereid.ablation.grid import every_crop, is_synthetic, read_json
-from posereid.ablation.pictures import PICTURES
+from posereid.ablation.pictures import PICTURES, PLOTS
 from posereid.ablation.results import RESULTS_FILE
 from posereid.ablation.sheets import generator_sheet
 from posereid.ablation.tables import filled
@@ -59,7 +59,7 @@ def main() -> None:
             continue
         # Pictures of real people stay out of the documentation; a plot shows none.
         for picture in sorted((folder / PICTURES).glob("*.png")):
-            if kept[name]["data"]["synthetic"] or picture.stem == "table-3":
+            if kept[name]["data"]["synthetic"] or picture.name in PLOTS:
                 shutil.copyfile(picture, IMAGES / f"evidence-{name}-{picture.name}")
     print(f"Written: {DOCUMENT}, {RESULTS}, and pictures in {IMAGES}.")
 

@@ -262,7 +262,11 @@ def test_there_are_tables_and_pictures(finished: Grid, results: dict[str, Any]) 
     assert {"facts", "table3", "training", "search", "best", "quality", "controls-full", "seeds"} <= set(tables)
     text = (finished.out / TABLES_FILE).read_text()
     assert all(table in text for table in tables.values())
-    assert {path.name for path in (finished.out / "pictures").iterdir()} == {"table-3.png", "figures-8-9.png"}
+    assert {path.name for path in (finished.out / "pictures").iterdir()} == {
+        "table-3.png",
+        "uses.png",
+        "figures-8-9.png",
+    }
     document = "a\n<!-- figures small table3 -->\nold\n<!-- end -->\nb"
     assert filled(document, {"small": results}).count("| true renders (ceiling) |") == 1
 

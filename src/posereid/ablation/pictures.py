@@ -1,4 +1,4 @@
-"""Pictures of the ablation: Table 3 as a plot, and the paper's Figures 8, 9, 11 and 12 as contact sheets."""
+"""Pictures of the ablation: Table 3 and what crops are worth as plots, Figures 8, 9, 11 and 12 as contact sheets."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,19 @@ from matplotlib.figure import Figure
 
 from posereid.ablation.figures import one_sign
 from posereid.ablation.grid import Cell, Grid
-from posereid.ablation.rows import FULL, ROWS, TEXTURE
+from posereid.ablation.results import USES
+from posereid.ablation.rows import FULL, REAL, ROWS, TEXTURE
 from posereid.ablation.sheets import SheetPairs, sheet
 from posereid.pictures import save_png
 from posereid.training.checkpoint import load_generator
 from posereid.training.devices import pick_device
 
 PICTURES = "pictures"
+PLOTS = ("table-3.png", "uses.png")
+"""The pictures that show no people."""
+
 _BETTER, _WORSE, _NEITHER, _PAPER = "#1b7837", "#b2182b", "#666666", "#0072b2"
+_USE_MARKS = ("o", "s", "D")
 
 
 def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
@@ -25,8 +30,9 @@ def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
     folder = grid.out / PICTURES
     paths = []
     if results["rows"]:
-        paths.append(folder / "table-3.png")
+        paths = [folder / name for name in PLOTS]
         save_png(paths[0], difference_plot(results))
+        save_png(paths[1], uses_plot(results))
     drawing = [key for key in results["rows"] if ROWS[key].fuses and ROWS[key].shares is None]
     blocks = {
         key: grid.recipe.generator.blocks if key == FULL else ROWS[key].generator["generator"]["blocks"]
@@ -77,9 +83,9 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3, sharey=True)
     panels = {
-        "mean": "rank-1 (%)",
-        "minus_full": "rank-1 minus the full model (points)",
-        "minus_real": "rank-1 minus real crops only (points)",
+        "mean": "rank-1, %",
+        "minus_full": "rank-1 − full model, points",
+        "minus_real": "rank-1 − real crops only",
     }
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
@@ -99,17 +105,46 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
             axis.axvline(0, color="black", linewidth=0.8)
         legend = "\n× the paper's, on Market-1501" if key == "minus_full" else "\n"
         axis.set_xlabel(f"{title}, {100 * results['confidence']:g} % interval{legend}")
-        axis.grid(axis="x", linewidth=0.3)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.tick_params(axis="y", length=0)
+        _plain(axis)
     axes[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes[0].invert_yaxis()
+    return _png(figure)
+
+
+def uses_plot(results: Mapping[str, Any]) -> bytes:
+    """What each row's crops gain in mAP over real crops only, flip averaging on both sides: one mark for each use."""
+    rows = [row for key, row in results["rows"].items() if key != REAL]
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for number, ((use, label), mark) in enumerate(zip(USES.items(), _USE_MARKS, strict=True)):
+        axis.plot([], [], mark, color=_NEITHER, label=label)
+        for place, row in enumerate(rows):
+            measured = row["reid"].get(use, {}).get("mAP", {})
+            told = not results["shared_generators"] or one_sign(measured, "minus_real")
+            _interval(axis, place + 0.24 * (number - 1), measured.get("minus_real"), signed=told, mark=mark)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel(f"mAP − real crops only, points, {100 * results['confidence']:g} % interval; both sides with flips")
+    axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axis.invert_yaxis()
+    _plain(axis)
+    axis.legend(title="generated crops used", frameon=False)
+    return _png(figure)
+
+
+def _plain(axis: Any) -> None:
+    axis.grid(axis="x", linewidth=0.3)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+
+
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
 
 
-def _interval(axis: Any, place: int, bounds: Sequence[float | None] | None, *, signed: bool) -> None:
+def _interval(axis: Any, place: float, bounds: Sequence[float | None] | None, *, signed: bool, mark: str = "o") -> None:
     if not bounds or bounds[0] is None:
         return
     middle, low, high = bounds
@@ -118,4 +153,4 @@ def _interval(axis: Any, place: int, bounds: Sequence[float | None] | None, *, s
         if signed:
             colour = _BETTER if low > 0 else _WORSE if high < 0 else _NEITHER
         axis.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
-    axis.plot(middle, place, "o", color=colour, markersize=6)
+    axis.plot(middle, place, mark, color=colour, markersize=6)
