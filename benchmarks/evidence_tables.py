@@ -49,6 +49,9 @@ def main() -> None:
         folders[name] = Path(folder)
         file = folders[name] / EVALUATION_FILE
         kept[name] = read_json(file if file.exists() else folders[name] / RESULTS_FILE)
+        if is_evaluation(kept[name]):
+            # Why something was not measured names folders of the machine.
+            kept[name]["generator"].pop("not_measured", None)
     if not DOCUMENT.exists():
         raise InputError(f"{DOCUMENT} is not there; write it with marks <!-- figures NAME TABLE --> and <!-- end -->.")
     write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), kept, str(DOCUMENT)))
