@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from posereid.ablation.conditions import is_evaluation
 from posereid.ablation.grid import every_crop, is_synthetic, read_json
@@ -47,11 +48,7 @@ def main() -> None:
         if not (found and name.isidentifier()):
             raise InputError(f"{given!r} is not NAME=FOLDER; give for example small=runs/evidence.")
         folders[name] = Path(folder)
-        file = folders[name] / EVALUATION_FILE
-        kept[name] = read_json(file if file.exists() else folders[name] / RESULTS_FILE)
-        if is_evaluation(kept[name]):
-            # Why something was not measured names folders of the machine.
-            kept[name]["generator"].pop("not_measured", None)
+        kept[name] = read_results(folders[name])
     if not DOCUMENT.exists():
         raise InputError(f"{DOCUMENT} is not there; write it with marks <!-- figures NAME TABLE --> and <!-- end -->.")
     write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), kept, str(DOCUMENT)))
@@ -65,6 +62,26 @@ def main() -> None:
             if kept[name]["data"]["synthetic"] or picture.name in PLOTS:
                 shutil.copyfile(picture, IMAGES / f"evidence-{name}-{picture.name}")
     print(f"Written: {DOCUMENT}, {RESULTS}, and pictures in {IMAGES}.")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What lies in the folder, without what names the machine's folders. Raises InputError where figures are missing."""
+    evaluation, grid = folder / EVALUATION_FILE, folder / RESULTS_FILE
+    if grid.exists():
+        return read_json(grid)
+    if not evaluation.exists():
+        raise InputError(
+            f"{folder} holds neither {RESULTS_FILE} nor {EVALUATION_FILE}; run posereid ablate or evaluate first."
+        )
+    found = read_json(evaluation)
+    scores = (found.get("generator") or {}).get("scores", {})
+    if not all("target" in scores.get(measure, {}) for measure in ("pckh", "identity")):
+        raise InputError(
+            f"{evaluation} lacks PCKh or identity of generated crops; give posereid evaluate a run with a generator, "
+            "--judge and --pose-estimator."
+        )
+    found["generator"].pop("not_measured", None)
+    return found
 
 
 def write_sheet(run: Path, path: Path) -> None:

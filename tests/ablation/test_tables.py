@@ -313,6 +313,13 @@ def test_the_script_takes_runs_beside_grids(
     script.main()
     assert evaluation_tables(evaluation)["conditions"] in (tmp_path / "evidence.md").read_text()
     assert drawn == [(tmp_path, tmp_path / "images" / "evidence-one-pairs.png")]
+    del evaluation["generator"]["scores"]["identity"]["target"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(InputError, match="lacks PCKh or identity of generated crops; give posereid evaluate"):
+        script.main()
+    (tmp_path / "evaluation.json").unlink()
+    with pytest.raises(InputError, match=r"holds neither results\.json nor evaluation\.json"):
+        script.main()
 
 
 @pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/evidence.md is not written yet")
