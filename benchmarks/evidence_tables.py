@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What lies in the folder, without what names the machine's folders. Raises InputError where figures are missing."""
+    """What lies in the folder, without what names the machine's folders. Raises InputError where figures lack."""
     evaluation, grid = folder / EVALUATION_FILE, folder / RESULTS_FILE
     if grid.exists():
         return read_json(grid)
