@@ -207,6 +207,7 @@ def test_circumstances_are_those_of_all_cells_whichever_call_did_them(grid: Grid
     grid = replace(grid, out=tmp_path)
     cells = [Cell("reid", "real", seed) for seed in (0, 1)]
     for cell, device, threads, hour, seconds in zip(cells, ("cpu", "A GPU"), (1, 2), (9, 7), (3.5, 4.0), strict=True):
+        grid.folder(cell).mkdir(parents=True)
         grid.record(cell).parent.mkdir(parents=True, exist_ok=True)
         state = {
             "done": True,

@@ -59,6 +59,15 @@ def test_every_cell_is_done_once_and_then_skipped(grid: Grid, worked: list[str])
     assert len(worked) == len(grid.cells())
 
 
+def test_a_cell_whose_folder_was_deleted_is_done_again(grid: Grid, worked: list[str]) -> None:
+    run_grid(grid, 1, progress=False)
+    gone = grid.cells()[-1]
+    grid.folder(gone).rmdir()
+    worked.clear()
+    run_grid(grid, 1, progress=False)
+    assert worked == [gone.name]
+
+
 def test_more_seeds_add_their_cells_only(grid: Grid, worked: list[str]) -> None:
     run_grid(grid, 1, progress=False)
     before = len(worked)
@@ -138,6 +147,7 @@ def test_what_the_other_process_finished_is_not_done_again(
     with try_lock(grid.out / LOCKS / POSE.name):
         thread.start()
         time.sleep(0.3)
+        grid.folder(POSE).mkdir()
         grid.record(POSE).parent.mkdir(exist_ok=True)
         grid.record(POSE).write_text(json.dumps({"done": True}))
     thread.join(timeout=60)

@@ -172,8 +172,8 @@ class Grid:
         return read_json(path) if path.exists() else {}
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether a cell has come to its end."""
-        return self.state(cell).get("done") is True
+        """Whether a cell has come to its end and still lies there: deleting its folder is how a user has it done again."""
+        return self.state(cell).get("done") is True and self.folder(cell).is_dir()
 
     def fusion(self, maker: str) -> FusionRecipe:
         """Settings of fusion with a row's generators: those chosen for them on the held-out identities, or the recipe's
@@ -185,7 +185,7 @@ class Grid:
         if not self.chooses_fusion:
             return own
         folder = self.folder(Cell("fusion", maker))
-        chosen = read_json(folder / FUSION_FILE).get("chosen")
+        chosen = read_json(folder / FUSION_FILE).get("chosen") if (folder / FUSION_FILE).exists() else None
         if not isinstance(chosen, dict) or set(chosen) != {"weight", "poses"}:
             raise InputError(f"{folder} holds no choice of settings; delete it and go on.")
         # Through the parser: a damaged file must end in a sentence.
