@@ -340,6 +340,12 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(
         assert re.fullmatch(r"posereid: [^\n]*\.", said)
 
 
+def test_no_world_is_rendered_for_jobs_that_cannot_be(tiny_recipe: Build, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--jobs is 0"):
+        ablate(tiny_recipe(), tmp_path / "grid", SEEDS, GENERATOR_SEEDS, ROWS, jobs=0)
+    assert not (tmp_path / "grid").exists()
+
+
 def test_of_several_networks_the_setting_of_the_best_mean_is_chosen_the_first_of_equals() -> None:
     grids = [
         [{"weight": 0.0, "poses": 1, "mAP": 0.5}, {"weight": 0.5, "poses": 1, "mAP": 0.4}],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posereid.ablation.estimate import plan_text
-from posereid.ablation.grid import plan_grid
+from posereid.ablation.grid import plan_grid, require_jobs
 from posereid.ablation.opening import open_grid
 from posereid.ablation.pictures import write_pictures
 from posereid.ablation.results import RESULTS_FILE, summarise
@@ -38,6 +38,8 @@ def ablate(
     make no grid and for the folder of another one, and Stopped after Ctrl-C.
     """
     start = time.perf_counter()
+    # Before a world is rendered.
+    require_jobs(jobs)
     planned, notes = plan_grid(recipe, out, seeds, generator_seeds, rows)
     pick_device(recipe.runtime)
     with stoppable(out):

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from posereid.ablation.grid import GRID_FILE, Cell, Grid, every_crop, read_json, renders_world
+from posereid.ablation.grid import GRID_FILE, Cell, Grid, every_crop, read_json, renders_world, require_jobs
 from posereid.ablation.measuring import Seconds, measure
 from posereid.ablation.opening import require_agreement
 from posereid.ablation.rows import FULL, ROWS
 from posereid.data.validation import validation_identities
-from posereid.errors import InputError
 from posereid.evaluation.fusion_choice import POSES
 from posereid.fusion import every_target
 from posereid.training import pose
@@ -126,8 +125,7 @@ def plan_text(grid: Grid, jobs: int) -> str:
 
     Raises InputError for a number of jobs below 1, and for the folder of another grid.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs is {jobs}; at least one cell at a time is needed.")
+    require_jobs(jobs)
     done = 0
     cells = grid.cells()
     if (grid.out / GRID_FILE).exists():

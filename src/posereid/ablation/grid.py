@@ -172,7 +172,7 @@ class Grid:
         return read_json(path) if path.exists() else {}
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether a cell has come to its end and still lies there: deleting its folder is how a user has it done again."""
+        """Whether a cell has come to its end; a user who deletes its folder has it done again."""
         return self.state(cell).get("done") is True and self.folder(cell).is_dir()
 
     def fusion(self, maker: str) -> FusionRecipe:
@@ -226,6 +226,12 @@ def checked_seeds(field: str, seeds: Sequence[int]) -> tuple[int, ...]:
         if list(seeds).count(seed) > 1:
             raise InputError(f"{field} names {seed} twice; give each seed once.")
     return tuple(seeds)
+
+
+def require_jobs(jobs: int) -> None:
+    """Raise InputError where not even one cell at a time may be done."""
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}; at least one cell at a time is needed.")
 
 
 def plan_grid(

@@ -20,7 +20,7 @@ from typing import Literal, NoReturn
 
 import torch
 
-from posereid.ablation.grid import LOCKS, Cell, Grid
+from posereid.ablation.grid import LOCKS, Cell, Grid, require_jobs
 from posereid.ablation.locks import try_lock
 from posereid.ablation.work import clear_drawings, work
 from posereid.errors import InputError, Stopped
@@ -132,8 +132,7 @@ def run_grid(grid: Grid, jobs: int, *, progress: bool = True) -> dict[Cell, str]
     What fails takes along the cells that need it, and no other. Cells that another process works on are come back to.
     Raises InputError, and KeyboardInterrupt after Ctrl-C; what is begun goes on with the next call.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs is {jobs}; at least one cell at a time is needed.")
+    require_jobs(jobs)
     cells = grid.cells()
     left = [cell for cell in cells if not grid.is_done(cell)]
     schedule = Schedule(grid, left)
