@@ -4,9 +4,10 @@
     python benchmarks/evidence_tables.py small=runs/evidence generator=runs/default
 
 Keeps results.json of each grid, or evaluation.json of each run, under its name in docs/evidence.json, puts the table
-after every mark ``<!-- figures NAME TABLE -->`` of the document, up to ``<!-- end -->``, and writes the pictures of
-synthetic worlds to docs/images: those of a grid, and what a run's generator makes of test pairs. Names that are not
-given stay as they are.
+after every mark ``<!-- figures NAME TABLE -->`` of the document, up to ``<!-- end -->``, and writes the pictures that
+the document links to docs/images: plots from the kept results of every name, and from the given folders the contact
+sheets of drawn people, those of a grid and what a run's generator makes of test pairs. Names that are not given keep
+their figures.
 """
 
 import argparse
@@ -51,16 +52,22 @@ def main() -> None:
         kept[name] = read_results(folders[name])
     if not DOCUMENT.exists():
         raise InputError(f"{DOCUMENT} is not there; write it with marks <!-- figures NAME TABLE --> and <!-- end -->.")
-    write_atomically(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), kept, str(DOCUMENT)))
+    document = filled(DOCUMENT.read_text(encoding="utf-8"), kept, str(DOCUMENT))
+    write_atomically(DOCUMENT, document)
     write_atomically(RESULTS, json.dumps(kept, indent=1) + "\n")
+    for name, results in kept.items():
+        for picture, plot in PLOTS.items():
+            if f"evidence-{name}-{picture}" in document:
+                save_png(IMAGES / f"evidence-{name}-{picture}", plot(results))
     for name, folder in folders.items():
         if is_evaluation(kept[name]):
-            write_sheet(folder, IMAGES / f"evidence-{name}-pairs.png")
+            if f"evidence-{name}-pairs.png" in document:
+                write_sheet(folder, IMAGES / f"evidence-{name}-pairs.png")
             continue
-        # Pictures of real people stay out of the documentation; a plot shows none.
-        for picture in sorted((folder / PICTURES).glob("*.png")):
-            if kept[name]["data"]["synthetic"] or picture.name in PLOTS:
-                shutil.copyfile(picture, IMAGES / f"evidence-{name}-{picture.name}")
+        # Pictures of real people stay out of the documentation; the plots, which show none, are there already.
+        for path in sorted((folder / PICTURES).glob("*.png")) if kept[name]["data"]["synthetic"] else ():
+            if path.name not in PLOTS and f"evidence-{name}-{path.name}" in document:
+                shutil.copyfile(path, IMAGES / f"evidence-{name}-{path.name}")
     print(f"Written: {DOCUMENT}, {RESULTS}, and pictures in {IMAGES}.")
 
 

@@ -210,7 +210,7 @@ def test_the_script_fills_the_document_and_keeps_the_results_beside_it(
         monkeypatch.setattr(script, name, tmp_path / file)
     (tmp_path / "images").mkdir()
     (tmp_path / "grid" / "pictures").mkdir(parents=True)
-    for name in ("table-3.png", "figure-12.png"):
+    for name in ("figure-11.png", "figure-12.png"):
         (tmp_path / "grid" / "pictures" / name).write_bytes(b"picture")
     monkeypatch.setattr("sys.argv", ["evidence_tables", f"small={tmp_path / 'grid'}"])
 
@@ -225,7 +225,8 @@ def test_the_script_fills_the_document_and_keeps_the_results_beside_it(
 
     with pytest.raises(InputError, match="is not there; write it with marks"):
         written(synthetic=True)
-    (tmp_path / "evidence.md").write_text("<!-- figures small seeds -->\n\n<!-- end -->\n")
+    links = "".join(f"![a](images/evidence-small-{name}.png)\n" for name in ("table-3", "figure-12"))
+    (tmp_path / "evidence.md").write_text(f"<!-- figures small seeds -->\n\n<!-- end -->\n{links}")
     assert written(synthetic=True) == {"evidence-small-table-3.png", "evidence-small-figure-12.png"}
     assert ablation_tables(results)["seeds"] in (tmp_path / "evidence.md").read_text()
     assert json.loads((tmp_path / "evidence.json").read_text()) == {"small": results}
@@ -309,7 +310,9 @@ def test_the_script_takes_runs_beside_grids(
     monkeypatch.setattr(script, "write_sheet", lambda run, path: drawn.append((run, path)))
     monkeypatch.setattr("sys.argv", ["evidence_tables", f"one={tmp_path}"])
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    (tmp_path / "evidence.md").write_text("<!-- figures one conditions -->\n\n<!-- end -->\n")
+    (tmp_path / "evidence.md").write_text(
+        "<!-- figures one conditions -->\n\n<!-- end -->\n![pairs](images/evidence-one-pairs.png)\n"
+    )
     script.main()
     assert evaluation_tables(evaluation)["conditions"] in (tmp_path / "evidence.md").read_text()
     assert drawn == [(tmp_path, tmp_path / "images" / "evidence-one-pairs.png")]

@@ -1,12 +1,13 @@
 """Pictures of the ablation: Table 3 and what crops are worth as plots, Figures 8, 9, 11 and 12 as contact sheets."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from posereid.ablation.figures import one_sign
 from posereid.ablation.grid import Cell, Grid
@@ -18,11 +19,9 @@ from posereid.training.checkpoint import load_generator
 from posereid.training.devices import pick_device
 
 PICTURES = "pictures"
-PLOTS = ("table-3.png", "uses.png")
-"""The pictures that show no people."""
-
-_BETTER, _WORSE, _NEITHER, _PAPER = "#1b7837", "#b2182b", "#666666", "#0072b2"
+_BETTER, _WORSE, _NEITHER, _LEVEL, _PAPER = "#1b7837", "#b2182b", "#888888", "#1f2328", "#0072b2"
 _USE_MARKS = ("o", "s", "D")
+_MEANING = {_BETTER: "better", _WORSE: "worse", _NEITHER: "cannot be told"}
 
 
 def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
@@ -30,9 +29,9 @@ def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
     folder = grid.out / PICTURES
     paths = []
     if results["rows"]:
-        paths = [folder / name for name in PLOTS]
-        save_png(paths[0], difference_plot(results))
-        save_png(paths[1], uses_plot(results))
+        for name, plot in PLOTS.items():
+            paths.append(folder / name)
+            save_png(paths[-1], plot(results))
     drawing = [key for key in results["rows"] if ROWS[key].fuses and ROWS[key].shares is None]
     blocks = {
         key: grid.recipe.generator.blocks if key == FULL else ROWS[key].generator["generator"]["blocks"]
@@ -40,7 +39,7 @@ def write_pictures(grid: Grid, results: Mapping[str, Any]) -> list[Path]:
         if key == FULL or key.startswith("blocks-")
     }
     parts = [key for key in drawing if key == FULL or key.startswith("no-")]
-    labels = {key: row["label"] for key, row in results["rows"].items()}
+    labels = {key: ROWS[key].label for key in drawing}
     sheets = {
         "figures-8-9.png": {key: labels[key] for key in drawing if key in (FULL, TEXTURE)},
         "figure-11.png": {key: f"{count} blocks" for key, count in sorted(blocks.items(), key=lambda item: item[1])},
@@ -75,7 +74,7 @@ def write_sheet(grid: Grid, columns: Mapping[str, str], path: Path) -> bool:
 def difference_plot(results: Mapping[str, Any]) -> bytes:
     """Rank-1 of every row under flip averaging, and its differences to the full model and to real crops only.
 
-    Crosses are the paper's differences on Market-1501 (Table 3).
+    Crosses are the paper's differences on Market-1501 (Table 3); colours say whether the sign can be told.
     """
     rows = list(results["rows"].values())
     full = results["rows"].get(FULL)
@@ -85,14 +84,14 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
     panels = {
         "mean": "rank-1, %",
         "minus_full": "rank-1 − full model, points",
-        "minus_real": "rank-1 − real crops only",
+        "minus_real": "rank-1 − real crops only, points",
     }
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
             measured = row["reid"]["flip"]["rank1"]
             # As in the tables: a difference that not every generator shows is none.
-            told = key != "mean" and (not results["shared_generators"] or one_sign(measured, key))
-            _interval(axis, place, measured.get(key), signed=told)
+            told = not results["shared_generators"] or one_sign(measured, key)
+            _interval(axis, place, measured.get(key), told=None if key == "mean" else told)
             if (
                 key == "minus_full"
                 and full
@@ -108,6 +107,7 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
         _plain(axis)
     axes[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes[0].invert_yaxis()
+    figure.legend(handles=_colours(), loc="outside lower left", ncols=len(_MEANING), frameon=False)
     return _png(figure)
 
 
@@ -122,14 +122,23 @@ def uses_plot(results: Mapping[str, Any]) -> bytes:
         for place, row in enumerate(rows):
             measured = row["reid"].get(use, {}).get("mAP", {})
             told = not results["shared_generators"] or one_sign(measured, "minus_real")
-            _interval(axis, place + 0.24 * (number - 1), measured.get("minus_real"), signed=told, mark=mark)
+            _interval(axis, place + 0.24 * (number - 1), measured.get("minus_real"), told=told, mark=mark)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(f"mAP − real crops only, points, {100 * results['confidence']:g} % interval; both sides with flips")
     axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axis.invert_yaxis()
     _plain(axis)
     axis.legend(title="generated crops used", frameon=False)
+    figure.legend(handles=_colours(), loc="outside lower center", ncols=len(_MEANING), frameon=False)
     return _png(figure)
+
+
+PLOTS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {"table-3.png": difference_plot, "uses.png": uses_plot}
+"""The pictures that show no people, each drawn from a grid's results alone, by the names of their files."""
+
+
+def _colours() -> list[Line2D]:
+    return [Line2D([], [], color=colour, linewidth=2.5, label=label) for colour, label in _MEANING.items()]
 
 
 def _plain(axis: Any) -> None:
@@ -144,13 +153,16 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _interval(axis: Any, place: float, bounds: Sequence[float | None] | None, *, signed: bool, mark: str = "o") -> None:
+def _interval(
+    axis: Any, place: float, bounds: Sequence[float | None] | None, *, told: bool | None, mark: str = "o"
+) -> None:
+    """A mark and its interval; ``told`` says whether a sign that the interval shows counts, None that it has none."""
     if not bounds or bounds[0] is None:
         return
     middle, low, high = bounds
-    colour = _NEITHER
+    colour = _LEVEL if told is None else _NEITHER
     if low is not None and high is not None:
-        if signed:
+        if told:
             colour = _BETTER if low > 0 else _WORSE if high < 0 else _NEITHER
         axis.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
     axis.plot(middle, place, mark, color=colour, markersize=6)

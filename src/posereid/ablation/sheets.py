@@ -21,6 +21,7 @@ PAIRS = 8
 """Pairs on a sheet, each of another person as far as there are people."""
 
 _BATCH = 16
+_BLANK = np.full((1, 12, 3), 255, np.uint8)
 
 
 class SheetPairs:
@@ -67,15 +68,21 @@ def _picture(pixels: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def sheet(columns: Mapping[str, Sequence[npt.NDArray[np.uint8]]], groups: int = 1) -> Image.Image:
-    """A sheet whose columns are given by their headers, pairs in ``groups`` side by side."""
+    """A sheet whose columns are given by their headers, pairs in ``groups`` side by side with a gap between them."""
     rows = list(zip(*columns.values(), strict=True))
     rows = rows[: len(rows) // groups * groups] or rows
     groups = min(groups, len(rows))
-    lines = [[cell for row in rows[start : start + groups] for cell in row] for start in range(0, len(rows), groups)]
-    return contact_sheet(lines, [*columns] * groups, scale=2 if len(rows[0][0]) < 100 else 1)
+    headers = [*columns, *(["", *columns] * (groups - 1))]
+    lines = [
+        [*rows[start], *(cell for row in rows[start + 1 : start + groups] for cell in (_BLANK, *row))]
+        for start in range(0, len(rows), groups)
+    ]
+    return contact_sheet(lines, headers, scale=2 if len(rows[0][0]) < 100 else 1)
 
 
 def generator_sheet(generator: PoseTransferGenerator, crops: CropTable, settings: EvaluationRecipe) -> Image.Image:
-    """Source, poses, target and what one generator draws. Raises InputError where no test pair has a pose."""
+    """Source, poses, what one generator draws, and target. Raises InputError where no test pair has a pose."""
     pairs = SheetPairs(crops, settings, generator.crop_size, PAIRS)
-    return sheet(pairs.real() | {"generated": pairs.drawn(generator)})
+    real = pairs.real()
+    target = real.pop("target")
+    return sheet(real | {"generated": pairs.drawn(generator), "target": target})
