@@ -14,6 +14,7 @@ from posereid.config import OptimiserRecipe, Recipe, RuntimeRecipe
 from posereid.errors import InputError
 from posereid.processes import process_count, share_normalisation, sum_over_processes, whole_batch
 from posereid.training.checkpoint import Checkpoint, load_weights
+from posereid.training.narrow_maps import spare_narrow_maps
 from posereid.training.watch import BadStepError
 
 
@@ -65,6 +66,7 @@ def set_up(
         if recipe.runtime.channels_last:
             module.to(memory_format=torch.channels_last)
         share_normalisation(module, fabric.device)
+        spare_narrow_maps(module)
         optimiser = make_optimiser(module.train(), schedules[name], recipe.runtime)
         bare = cast(nn.Module, torch.compile(module)) if compiling else module
         wrapped, networks.optimisers[name] = fabric.setup(bare, optimiser)
