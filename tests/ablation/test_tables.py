@@ -191,6 +191,8 @@ def test_a_document_gets_each_table_behind_its_mark(results: dict[str, Any]) -> 
         "\nold\n", f"\n{tables['seeds']}\n"
     )
     assert filled(text, {"small": results, "big": results}) == text
+    # Marks with nothing between them are filled too, and do not reach into what follows.
+    assert filled(document.replace("\n\n<!-- end", "\n<!-- end"), {"small": results, "big": results}) == text
 
 
 @pytest.mark.parametrize("document", ["no marks", "<!-- figures small everything -->\n\n<!-- end -->"])

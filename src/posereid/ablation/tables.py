@@ -24,7 +24,7 @@ QUALITY_LABELS = {
 }
 SEARCH_LABELS = {"off": "off", "flip": "flip", FUSED: FUSED, SEARCH_ONLY: f"{FUSED} of the network that saw real crops"}
 
-_MARK = re.compile(r"(<!-- figures ([^\n]*?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_MARK = re.compile(r"(<!-- figures ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def ablation_tables(results: Mapping[str, Any]) -> dict[str, str]:
@@ -298,7 +298,7 @@ def filled(document: str, results: Mapping[str, Mapping[str, Any]], place: str =
                 f"{place} has the mark <!-- figures {mark[2]} -->, and there is no such table; there are "
                 f"{', '.join(known)}."
             )
-        return mark[1] + known[mark[2]] + mark[3]
+        return f"{mark[1]}{known[mark[2]]}\n{mark[3]}"
 
     text, count = _MARK.subn(replaced, document)
     if not count:
