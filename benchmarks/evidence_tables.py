@@ -57,18 +57,24 @@ def main() -> None:
     write_atomically(RESULTS, json.dumps(kept, indent=1) + "\n")
     for name, results in kept.items():
         for picture, plot in PLOTS.items():
-            if f"evidence-{name}-{picture}" in document:
-                save_png(IMAGES / f"evidence-{name}-{picture}", plot(results))
+            if path := linked(document, name, picture):
+                save_png(path, plot(results))
     for name, folder in folders.items():
         if is_evaluation(kept[name]):
-            if f"evidence-{name}-pairs.png" in document:
-                write_sheet(folder, IMAGES / f"evidence-{name}-pairs.png")
+            if path := linked(document, name, "pairs.png"):
+                write_sheet(folder, path)
             continue
         # Pictures of real people stay out of the documentation; the plots, which show none, are there already.
-        for path in sorted((folder / PICTURES).glob("*.png")) if kept[name]["data"]["synthetic"] else ():
-            if path.name not in PLOTS and f"evidence-{name}-{path.name}" in document:
-                shutil.copyfile(path, IMAGES / f"evidence-{name}-{path.name}")
+        for sheet in sorted((folder / PICTURES).glob("*.png")) if kept[name]["data"]["synthetic"] else ():
+            if sheet.name not in PLOTS and (path := linked(document, name, sheet.name)):
+                shutil.copyfile(sheet, path)
     print(f"Written: {DOCUMENT}, {RESULTS}, and pictures in {IMAGES}.")
+
+
+def linked(document: str, name: str, picture: str) -> Path | None:
+    """Where a picture of the results of that name belongs, None where the document links no such picture."""
+    path = IMAGES / f"evidence-{name}-{picture}"
+    return path if path.name in document else None
 
 
 def read_results(folder: Path) -> dict[str, Any]:
