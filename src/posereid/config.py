@@ -128,6 +128,11 @@ class LossRecipe(_Section):
         False,
         description="Use the literal log(1 - D) for the generator instead of the non-saturating -log D.",
     )
+    norms: Literal["mean", "sum"] = Field(
+        "mean",
+        description="Whether equations 9 and 10 are means over elements, or the sums over each image's pixels and each "
+        "embedding's dimensions that ‖·‖₁ says.",
+    )
     margin: float = Field(-1.0, description="τ1 of equation 12.")
     intra_margin: float = Field(0.01, description="τ2 of equation 12.")
     semantic_teaches_embedder: bool = Field(

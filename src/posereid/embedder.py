@@ -13,6 +13,9 @@ from posereid.processes import SharedDropout
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
+EMBEDDING = 128
+"""Dimensions of an embedding."""
+
 
 class Embedded(TypedDict):
     """What E says of a batch. A mapping, because distributed training looks for tensors inside an output."""
@@ -41,14 +44,13 @@ class Embedder(nn.Module):
         identities: int,
         input_size: tuple[int, int],
         crop_size: tuple[int, int] = (128, 64),
-        embedding: int = 128,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.input_size = input_size
         self.crop_size = crop_size
-        self.embedding = nn.Linear(features, embedding)
+        self.embedding = nn.Linear(features, EMBEDDING)
         self.classifier = nn.Sequential(
             nn.Linear(features, 128),
             nn.BatchNorm1d(128),

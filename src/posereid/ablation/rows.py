@@ -53,6 +53,16 @@ PAPER: Changes = {
 }
 """What every row starts from: the values with which no field goes beyond the paper, whatever the recipe says."""
 
+PRINTED: Mapping[str, Any] = {
+    "adversarial": 5.0,
+    "reconstruction": 10.0,
+    "semantic": 10.0,
+    "quartet": 1.0,
+    "identity": 1.0,
+    **dict.fromkeys(("adversarial_warmup", "adversarial_ramp", "semantic_warmup", "semantic_ramp"), 0),
+}
+"""The paper's weights of equation 14 (section 4), from the first step."""
+
 _EVERY_PART = tuple((section, name) for section, fields in PAPER.items() for name in fields)
 _PAPER_BLOCKS = 4
 
@@ -77,6 +87,15 @@ _ROWS = (
         generator={"losses": {"semantic": 0.0, "quartet": 0.0, "identity": 0.0}},
     ),
     Row(TRUE, "true renders (ceiling)", drawn_by="world"),
+    Row(
+        "literal",
+        "weights, norms and AdaIN as printed",
+        generator={
+            "generator": {"adain": "literal"},
+            "losses": {"norms": "sum", **PRINTED},
+        },
+    ),
+    Row("printed-weights", "weights as printed", generator={"losses": PRINTED}),
     Row("literal-adain", "AdaIN read literally", generator={"generator": {"adain": "literal"}}),
     Row("saturating", "adversarial term log(1 - D)", generator={"losses": {"saturating": True}}),
     Row("full-warmup", f"full, {WARMUP} epochs alone", reid={"generated_warmup": WARMUP}, shares=FULL),

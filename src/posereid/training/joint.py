@@ -15,7 +15,7 @@ from posereid.data.batches import CropImages, PosePairBatch, PosePairs, class_la
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler, batch_quartets, require_divisible
 from posereid.discriminator import appearance_discriminator, pose_discriminator
-from posereid.embedder import Embedder
+from posereid.embedder import EMBEDDING, Embedder
 from posereid.errors import InputError
 from posereid.losses import (
     discriminator_loss,
@@ -113,11 +113,13 @@ def training_step(networks: Networks, batch: PosePairBatch, recipe: Recipe, step
     logged = discriminator_step(networks, conditions, target, generated.detach(), fabric, largest)
     terms = joint_terms(networks, batch, conditions, source, target, generated, recipe, step, fabric)
     later = ramp(step - 1, losses.semantic_warmup, losses.semantic_ramp)
+    # A sum is its mean times the number of elements; the terms themselves stay means, so that logs can be compared.
+    pixels, dimensions = (target[0].numel(), EMBEDDING) if losses.norms == "sum" else (1, 1)
     weights = {
         "adversarial": adversarial_weight,
-        "reconstruction": losses.reconstruction,
+        "reconstruction": losses.reconstruction * pixels,
         "structure": losses.structure * losses.reconstruction,
-        "semantic": losses.semantic * later,
+        "semantic": losses.semantic * later * dimensions,
         "perceptual": losses.perceptual * later,
         "quartet": losses.quartet,
         "identity": losses.identity,
