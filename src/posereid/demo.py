@@ -120,7 +120,7 @@ def run_demo(out: Path, recipe_file: Path | None = None) -> Path:
     stages.run("joint training", joint, lambda: train_joint(recipe, crops, joint, resume=joint.exists()))
     stages.run("augment", generated, lambda: _augment(recipe, crops, joint, generated))
     both = with_generated(crops, load_crops(generated))
-    # What is compared by its figures trains in float32: bf16 gains little there and costs some (docs/performance.md).
+    # What is compared by its figures trains in float32: they must not depend on what a machine has units for.
     exact = recipe.model_copy(update={"runtime": recipe.runtime.changed(precision="32-true")})
     for run, table in (("reid-real", crops), ("reid-generated", both)):
         folder = out / run

@@ -87,7 +87,8 @@ def quartet_loss(
 
     d is the squared distance of unit-length embeddings, in [0, 4]. Images 1 and 2 share an identity; 3
     (``negative``) and 4 (``other_negative``) belong to two further, different identities. τ₁ = ``margin`` = -1
-    makes the first term a hinge of margin 1, shifted by a constant; τ₂ = ``intra_margin``.
+    makes the first term a hinge of margin 1, shifted by a constant; τ₂ = ``intra_margin``. The text under the equation
+    names (2,3) where the equation has (4,3); the equation is followed.
     """
     anchor, positive, negative, other_negative = (
         F.normalize(part) for part in (anchor, positive, negative, other_negative)

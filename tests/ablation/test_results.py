@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posereid.ablation.figures import Searches, interval, one_sign, people_interval, quality_figures, reid_figures
+from posereid.ablation.figures import Searches, interval, quality_figures, reid_figures
 from posereid.ablation.grid import Cell, Grid, plan_grid
 from posereid.ablation.results import best_use, circumstances
 from posereid.ablation.rows import ROWS
@@ -89,6 +89,18 @@ def test_an_interval_over_seeds_is_for_seeds_and_people(seed: int) -> None:
     ]
 
 
+def test_generators_are_the_outer_level_of_an_interval() -> None:
+    values = np.random.default_rng(0).random((5, len(IDENTITIES)))
+    of_generators = np.stack([(values[0] + values[2]) / 2, (values[1] + values[3]) / 2])
+    assert interval(values[:4], IDENTITIES, 0.95, (7, 8, 7, 8)) == interval(of_generators, IDENTITIES, 0.95)
+    nested = interval(values, IDENTITIES, 0.95, (7, 8, 7, 8, 7))
+    # Two generators say little, and five networks of one generator nothing of another.
+    apart = interval(values, IDENTITIES, 0.95)
+    assert None not in (*nested, *apart)
+    assert nested[2] - nested[1] > 1.5 * (apart[2] - apart[1])  # type: ignore[operator]
+    assert interval(values, IDENTITIES, 0.95, (7,) * 5) == apart
+
+
 def test_one_seed_gives_an_interval_over_people_alone() -> None:
     values = np.random.default_rng(0).random((1, len(IDENTITIES)))
     expected = clustered_mean(values[0], IDENTITIES, confidence=0.95)
@@ -155,21 +167,19 @@ def test_the_full_model_is_not_compared_with_itself_and_nothing_measured_is_noth
     assert quality_figures({}, own, grid) is None
 
 
-def test_pairs_without_a_value_are_left_out(grid: Grid) -> None:
+def test_intervals_of_pictures_are_over_generators_and_people_with_the_recipe_s_confidence(grid: Grid) -> None:
     own = quality(1)
-    values = own["pckh/generated/image"]
-    known = np.delete(values, 1, axis=1)
-    people = np.delete(own["identities"][0], 1)
-    assert people_interval(values, own["identities"][0], grid) == people_interval(known, people, grid)
-
-
-def test_intervals_of_pictures_follow_the_recipe_s_settings(grid: Grid) -> None:
-    values = np.random.default_rng(5).random((2, 40))
-    settings = grid.recipe.evaluation
-    narrow = replace(grid, recipe=grid.recipe.model_copy(update={"evaluation": settings.changed(confidence=0.5)}))
-    wide, narrower = (people_interval(values, np.arange(40), each) for each in (grid, narrow))
-    assert None not in wide
-    assert wide[1] < narrower[1] < narrower[2] < wide[2]  # type: ignore[operator]
+    narrow = replace(
+        grid,
+        recipe=grid.recipe.model_copy(update={"evaluation": grid.recipe.evaluation.changed(confidence=0.5)}),
+    )
+    for each in (grid, narrow):
+        figures = quality_figures(own, None, each)
+        assert figures is not None
+        expected = mean_over_seeds(
+            own["pckh/generated/image"], own["identities"][0], confidence=each.recipe.evaluation.confidence
+        )
+        assert figures["pckh"]["mean"] == [round(value, 4) for value in expected[:3]]
 
 
 # --- the choice and the circumstances --------------------------------------------------------------------------
@@ -223,10 +233,3 @@ def test_circumstances_are_those_of_all_cells_whichever_call_did_them(grid: Grid
     assert found["threads"] == [1, 2]
     assert (found["began"], found["finished"]) == ("2026-01-01T07:00:00+00:00", "2026-01-02T09:00:00+00:00")
     assert found["seconds"] == {"cells": {cells[0].name: 3.5, cells[1].name: 4.0}, "total": 7.5}
-
-
-def test_one_sign_is_that_of_every_generator() -> None:
-    assert one_sign({"d_by_generator": {"0": 1.0, "1": 0.1}}, "d")
-    assert one_sign({"d_by_generator": {"0": -1.0, "1": -0.1}}, "d")
-    assert not one_sign({"d_by_generator": {"0": 1.0, "1": -0.1}}, "d")
-    assert not one_sign({"d_by_generator": {"0": 1.0, "1": None}}, "d")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from posereid.errors import InputError
 from posereid.evaluation.seeds import mean_over_seeds
@@ -26,14 +27,40 @@ def test_queries_of_one_person_count_as_one_person() -> None:
     assert copied == pytest.approx(alone)
 
 
-def test_intervals_of_crossed_seeds_and_people_hold_the_truth_as_often_as_they_say() -> None:
+@pytest.mark.parametrize(("seeds", "networks"), [(5, 1), (5, 2), (3, 1)], ids=str)
+def test_intervals_hold_the_truth_as_often_as_they_say_and_are_no_wider_than_they_must_be(
+    seeds: int, networks: int
+) -> None:
+    """Of ``seeds`` generators with so many re-ID networks each, before people who are drawn at random, too."""
     random = np.random.default_rng(1)
-    held = 0
-    for _ in range(400):
-        seeds, people = random.normal(0, 1, (5, 1)), random.normal(0, 2, (1, 30))
-        found = mean_over_seeds(seeds + people + random.normal(0, 1, (5, 30)), np.arange(30))
-        held += found.low <= 0 <= found.high
-    assert 0.93 <= held / 400 <= 1
+    trials, people = 600, 30
+    spread_of = {"generator": 1.0, "network": 0.7, "person": 2.0, "rest": 1.0}
+    groups = np.repeat(np.arange(seeds), networks)
+    variance = (
+        spread_of["generator"] ** 2 / seeds
+        + spread_of["network"] ** 2 / (seeds * networks)
+        + spread_of["person"] ** 2 / people
+        + spread_of["rest"] ** 2 / (seeds * networks * people)
+    )
+    held, lengths = 0, []
+    for _ in range(trials):
+        values = (
+            random.normal(0, spread_of["generator"], (seeds, 1))[groups]
+            + random.normal(0, spread_of["network"], (len(groups), 1))
+            + random.normal(0, spread_of["person"], (1, people))
+            + random.normal(0, spread_of["rest"], (len(groups), people))
+        )
+        estimate = mean_over_seeds(values, np.arange(people), groups=groups)
+        held += estimate.low <= 0 <= estimate.high
+        lengths.append(estimate.high - estimate.low)
+    # Three standard deviations of a share of 600 each way.
+    assert abs(held / trials - 0.95) <= 3 * (0.95 * 0.05 / trials) ** 0.5
+    # Who knew all variances would still have to guess from so few generators: Satterthwaite's degrees of freedom.
+    shared = spread_of["rest"] ** 2 / (seeds * networks * people)
+    of_seeds, of_people = variance - spread_of["person"] ** 2 / people, spread_of["person"] ** 2 / people + shared
+    total = of_seeds + of_people
+    freedom = total**2 / (of_seeds**2 / (seeds - 1) + of_people**2 / (people - 1))
+    assert np.mean(lengths) / (2 * stats.t.ppf(0.975, freedom) * total**0.5) == pytest.approx(1, abs=0.1)
 
 
 def test_seeds_alone_or_people_alone_would_give_an_interval_that_is_too_narrow() -> None:

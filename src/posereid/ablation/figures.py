@@ -86,8 +86,8 @@ def reid_figures(
     """Every search's headlines in percent, and their differences.
 
     ``mean``, ``minus_full`` and ``minus_real`` are [mean, low, high]; beside each difference stands its mean by the
-    generator's seed. ``generator_seeds`` are those of the S networks' generators; where these share generators, an
-    interval is for these generators alone. A search is compared with the same search of ``full``; with real crops only
+    generator's seed. ``generator_seeds`` are those of the S networks' generators, the outer level of intervals. A
+    search is compared with the same search of ``full``; with real crops only
     without any averaging where it does none itself, and under flip averaging otherwise, so that what a mirrored crop
     gains counts on both sides.
     """
@@ -97,14 +97,15 @@ def reid_figures(
             str(seed): percent(float(np.nanmean(values[[generator == seed for generator in generator_seeds]])))
             for seed in dict.fromkeys(generator_seeds)
         }
-        return {name: interval(values, own.identities, confidence), f"{name}{BY_GENERATOR}": of_generators}
+        bounds = interval(values, own.identities, confidence, generator_seeds)
+        return {name: bounds, f"{name}{BY_GENERATOR}": of_generators}
 
     found: dict[str, Any] = {}
     for search, table in own.tables.items():
         found[search] = {}
         for name, values in table.items():
             figure: dict[str, Any] = {
-                "mean": interval(values, own.identities, confidence),
+                "mean": interval(values, own.identities, confidence, generator_seeds if row.maker else None),
                 "seeds": [percent(float(np.nanmean(seed))) for seed in values],
             }
             if full is not None and row.key != FULL and search in full.tables:
@@ -116,20 +117,26 @@ def reid_figures(
     return found
 
 
-def one_sign(figure: Mapping[str, Any], against: str) -> bool:
-    """Whether the mean difference of every generator seed has the same sign."""
-    means = [mean or 0.0 for mean in figure.get(f"{against}{BY_GENERATOR}", {}).values()] or [0.0]
-    return min(means) > 0 or max(means) < 0
+def interval(
+    values: Values, identities: npt.NDArray[Any], confidence: float, generators: Sequence[int] | None = None
+) -> list[float | None]:
+    """Mean of (S, Q) shares and its interval, in percent. ``generators`` are the seeds of the S rows' generators.
+
+    Over generators and people; where one generator served all, over re-ID seeds and people; for one seed, over people.
+    """
+    return [percent(bound) for bound in _bounds(values, identities, confidence, generators)]
 
 
-def interval(values: Values, identities: npt.NDArray[Any], confidence: float) -> list[float | None]:
-    """Mean of (S, Q) shares and its interval, in percent: over seeds and people, or over people alone for one seed."""
-    known = ~np.isnan(values).any(0)
-    if len(values) > 1 and len(np.unique(identities[known])) > 1:
-        found = mean_over_seeds(values, identities, confidence=confidence)
-        return [percent(found.estimate), percent(found.low), percent(found.high)]
+def _bounds(
+    values: Values, identities: npt.NDArray[Any], confidence: float, generators: Sequence[int] | None
+) -> tuple[float, float, float]:
+    valued = ~np.isnan(values).any(0)
+    if len(values) > 1 and len(np.unique(identities[valued])) > 1:
+        groups = generators if generators is not None and len(set(generators)) > 1 else None
+        nested = mean_over_seeds(values, identities, confidence=confidence, groups=groups)
+        return nested.estimate, nested.low, nested.high
     people = clustered_mean(values.mean(0), identities, confidence=confidence)
-    return [percent(people.estimate), percent(people.low), percent(people.high)]
+    return people.estimate, people.low, people.high
 
 
 def percent(share: float) -> float | None:
@@ -185,8 +192,8 @@ def read_quality(grid: Grid, row: Row) -> dict[str, Values]:
 def quality_figures(own: Mapping[str, Values], full: Mapping[str, Values] | None, grid: Grid) -> dict[str, Any] | None:
     """Each figure of every answer, and of the generated crops the differences to ``full`` and to the other answers.
 
-    Means are over pairs and generator seeds. Intervals are over people, with these generators; what each seed gives
-    stands under ``seeds``, and beside each difference by the generator's seed. Shares, in [0, 1]. None where nothing
+    Means are over pairs and generator seeds, intervals over generators and people; what each seed gives stands under
+    ``seeds``, and beside each difference by the generator's seed. Shares, in [0, 1]. None where nothing
     was measured.
     """
     if not own:
@@ -194,7 +201,8 @@ def quality_figures(own: Mapping[str, Values], full: Mapping[str, Values] | None
     identities = own["identities"][0]
 
     def spread(values: Values) -> list[float | None]:
-        return people_interval(values, identities, grid)
+        confidence = grid.recipe.evaluation.confidence
+        return [_rounded(bound) for bound in _bounds(values, identities, confidence, grid.generator_seeds)]
 
     def differences(values: Values, name: str) -> dict[str, Any]:
         means = [_rounded(float(np.nanmean(each))) for each in values]
@@ -220,19 +228,6 @@ def quality_figures(own: Mapping[str, Values], full: Mapping[str, Values] | None
             figure |= differences(drawn - others, "minus_full")
         found[name] = figure
     return found
-
-
-def people_interval(values: Values, identities: npt.NDArray[Any], grid: Grid) -> list[float | None]:
-    """Mean of (S, P) values and its interval over people, each pair's value being its mean over the seeds."""
-    settings = grid.recipe.evaluation
-    found = clustered_mean(
-        values.mean(0),
-        identities,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        seed=settings.resampling_seed,
-    )
-    return [_rounded(found.estimate), _rounded(found.low), _rounded(found.high)]
 
 
 def _rounded(value: float) -> float | None:

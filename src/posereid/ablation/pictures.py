@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from posereid.ablation.figures import one_sign
 from posereid.ablation.grid import Cell, Grid
 from posereid.ablation.results import USES
 from posereid.ablation.rows import FULL, REAL, ROWS, TEXTURE
@@ -89,9 +88,7 @@ def difference_plot(results: Mapping[str, Any]) -> bytes:
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
             measured = row["reid"]["flip"]["rank1"]
-            # As in the tables: a difference that not every generator shows is none.
-            told = not results["shared_generators"] or one_sign(measured, key)
-            _interval(axis, place, measured.get(key), told=None if key == "mean" else told)
+            _interval(axis, place, measured.get(key), coloured=key != "mean")
             if (
                 key == "minus_full"
                 and full
@@ -121,8 +118,7 @@ def uses_plot(results: Mapping[str, Any]) -> bytes:
         axis.plot([], [], mark, color=_NEITHER, label=label)
         for place, row in enumerate(rows):
             measured = row["reid"].get(use, {}).get("mAP", {})
-            told = not results["shared_generators"] or one_sign(measured, "minus_real")
-            _interval(axis, place + 0.24 * (number - 1), measured.get("minus_real"), told=told, mark=mark)
+            _interval(axis, place + 0.24 * (number - 1), measured.get("minus_real"), mark=mark)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(f"mAP − real crops only, points, {100 * results['confidence']:g} % interval; both sides with flips")
     axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
@@ -154,15 +150,15 @@ def _png(figure: Figure) -> bytes:
 
 
 def _interval(
-    axis: Any, place: float, bounds: Sequence[float | None] | None, *, told: bool | None, mark: str = "o"
+    axis: Any, place: float, bounds: Sequence[float | None] | None, *, coloured: bool = True, mark: str = "o"
 ) -> None:
-    """A mark and its interval; ``told`` says whether a sign that the interval shows counts, None that it has none."""
+    """A mark and its interval, ``coloured`` by the sign that it shows."""
     if not bounds or bounds[0] is None:
         return
     middle, low, high = bounds
-    colour = _LEVEL if told is None else _NEITHER
+    colour = _NEITHER if coloured else _LEVEL
     if low is not None and high is not None:
-        if told:
+        if coloured:
             colour = _BETTER if low > 0 else _WORSE if high < 0 else _NEITHER
         axis.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
     axis.plot(middle, place, mark, color=colour, markersize=6)

@@ -30,11 +30,10 @@ _MARK = re.compile(r"(<!-- figures ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL
 def ablation_tables(results: Mapping[str, Any]) -> dict[str, str]:
     """Every table by its name; those of which the results hold nothing are left out."""
     rows: dict[str, Any] = results["rows"]
-    shared = results["shared_generators"]
     tables = {
-        "table3": _table3(rows, shared),
-        "training": _differences(rows, FLIP, list(HEADLINES), shared),
-        "search": _search(rows, shared),
+        "table3": _table3(rows),
+        "training": _differences(rows, FLIP, list(HEADLINES)),
+        "search": _search(rows),
         "best": _best(results),
     }
     return {
@@ -92,14 +91,14 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _table3(rows: Mapping[str, Any], shared: bool) -> str:
+def _table3(rows: Mapping[str, Any]) -> str:
     return markdown(
         ["", *(f"{label} %" for label in HEADLINES.values()), "rank-1 − full", "the paper's rank-1 % (− full)"],
         (
             [
                 row["label"],
                 *(spread(row["reid"][FLIP][name]) for name in HEADLINES),
-                difference(row["reid"][FLIP]["rank1"], "minus_full", every_generator=shared),
+                difference(row["reid"][FLIP]["rank1"], "minus_full"),
                 _published(row, rows),
             ]
             for row in rows.values()
@@ -114,7 +113,7 @@ def _published(row: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     return f"{own:.1f}" if full is None or row is rows[FULL] else f"{own:.1f} ({own - full:+.1f})"
 
 
-def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str], shared: bool) -> str:
+def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str]) -> str:
     """Differences to ``full`` and to ``real`` of the networks by themselves, under flip averaging on both sides."""
     return markdown(
         [
@@ -126,7 +125,7 @@ def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str], s
             [
                 row["label"],
                 *(
-                    difference(row["reid"][search][name], against, every_generator=shared)
+                    difference(row["reid"][search][name], against)
                     for against in ("minus_full", "minus_real")
                     for name in figures
                 ),
@@ -136,7 +135,7 @@ def _differences(rows: Mapping[str, Any], search: str, figures: Sequence[str], s
     )
 
 
-def _search(rows: Mapping[str, Any], shared: bool) -> str:
+def _search(rows: Mapping[str, Any]) -> str:
     """Every search's rank-1 and mAP, and what they gain over real crops only with flips."""
     lines = []
     for row in rows.values():
@@ -146,8 +145,8 @@ def _search(rows: Mapping[str, Any], shared: bool) -> str:
                     row["label"],
                     SEARCH_LABELS[search],
                     *(spread(figures[name]) for name in ("rank1", "mAP")),
-                    *(difference(figures[name], "minus_real", every_generator=shared) for name in ("rank1", "mAP")),
-                    difference(figures["mAP"], "minus_full", every_generator=shared),
+                    *(difference(figures[name], "minus_real") for name in ("rank1", "mAP")),
+                    difference(figures["mAP"], "minus_full"),
                 ]
             )
     control = "real, flip (off beside off)"
@@ -159,7 +158,7 @@ def _search(rows: Mapping[str, Any], shared: bool) -> str:
 
 def _best(results: Mapping[str, Any]) -> str:
     """The use of generated crops that the held-out people chose, and every row's uses, against real crops only."""
-    rows, shared = results["rows"], results["shared_generators"]
+    rows = results["rows"]
     lines = []
     for key, row in rows.items():
         precisions = (row["validation"] or {"mAP": {}})["mAP"]
@@ -172,7 +171,7 @@ def _best(results: Mapping[str, Any]) -> str:
                         row["label"],
                         label,
                         "–" if mean is None else f"{mean:.2f}",
-                        *(difference(tested[name], "minus_real", every_generator=shared) for name in ("mAP", "rank1")),
+                        *(difference(tested[name], "minus_real") for name in ("mAP", "rank1")),
                     ]
                 )
     control = "− real crops only"
@@ -188,12 +187,8 @@ def _chosen(results: Mapping[str, Any]) -> str:
             "Nothing was chosen: without held-out people (data.validation_share), or a row with a generator, no row "
             "and use is the best beforehand, and the largest of the differences below is no claim."
         )
-    shared = results["shared_generators"]
     tested = results["rows"][best["row"]]["reid"][best["use"]]
-    gains = [
-        f"{difference(tested[name], 'minus_real', every_generator=shared)} {HEADLINES[name]}"
-        for name in ("mAP", "rank1")
-    ]
+    gains = [f"{difference(tested[name], 'minus_real')} {HEADLINES[name]}" for name in ("mAP", "rank1")]
     beside = "" if best["real_mAP"] is None else f"; real crops only reach {best['real_mAP']:.2f} %"
     return (
         f"Chosen by mAP on the held-out people ({best['queries']} queries of {best['identities']}), flip averaging on, "
@@ -215,7 +210,7 @@ def _quality_tables(rows: Mapping[str, Any]) -> dict[str, str]:
         found["quality-differences"] = markdown(
             ["generator, minus full", *(QUALITY_LABELS[name] for name in figures)],
             (
-                [row["label"], *(_gain(row["quality"].get(name, {}), "minus_full") for name in figures)]
+                [row["label"], *(difference(row["quality"].get(name, {}), "minus_full", 3) for name in figures)]
                 for key, row in measured.items()
                 if key != FULL
             ),
@@ -226,10 +221,6 @@ def _quality_tables(rows: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _gain(figure: Mapping[str, Any], against: str) -> str:
-    return difference(figure, against, 3, every_generator=True)
-
-
 def _controls(quality: Mapping[str, Any]) -> str:
     """What answers without the generator, or with wrong inputs, score, and how much better the generated crops are."""
     figures = [name for name in QUALITY_LABELS if name in quality]
@@ -238,7 +229,9 @@ def _controls(quality: Mapping[str, Any]) -> str:
         known = {name: quality[name]["answers"].get(answer) for name in figures}
         if any(known.values()):
             lines.append([label, *(spread(known[name], 3) for name in figures)])
-            lines.append([f"generated − {label}", *(_gain(known[name] or {}, "generated_minus") for name in figures)])
+            lines.append(
+                [f"generated − {label}", *(difference(known[name] or {}, "generated_minus", 3) for name in figures)]
+            )
     shares = []
     for name in figures:
         target = (quality[name]["answers"].get("target") or {"mean": [None]})["mean"][0]

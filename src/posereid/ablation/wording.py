@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from posereid.ablation.figures import one_sign
 from posereid.errors import InputError
 
 _DIFFERENCE = re.compile(r"(?<!\d)[+-]\d+\.\d+ \[[+-]")
@@ -30,17 +29,13 @@ def filled(document: str, tables: Mapping[str, str], place: str = "The document"
     return document
 
 
-def difference(row: Mapping[str, Any], against: str, digits: int = 1, *, every_generator: bool = False) -> str:
-    """A difference ``[mean, low, high]`` with its interval, in bold where the interval leaves zero out.
-
-    With ``every_generator`` the mean difference of each generator seed must have the same sign, too.
-    """
+def difference(row: Mapping[str, Any], against: str, digits: int = 1) -> str:
+    """A difference ``[mean, low, high]`` with its interval, in bold where the interval leaves zero out."""
     if against not in row or None in row[against]:
         return "–"
     middle, low, high = row[against]
     text = f"{middle:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-    real = (low > 0 or high < 0) and (not every_generator or one_sign(row, against))
-    return f"**{text}**" if real else text
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def spread(row: Mapping[str, Any] | None, digits: int = 1) -> str:
@@ -52,29 +47,21 @@ def spread(row: Mapping[str, Any] | None, digits: int = 1) -> str:
 
 
 def captioned(table: str, results: Mapping[str, Any], *, quality: bool = False) -> str:
-    """A table with what its intervals are, how many they are, and what bold means.
-
-    Intervals of image ``quality`` are over people alone.
-    """
+    """A table with what its intervals are, how many they are, and what bold means; ``quality`` is that of images."""
     # What is said above a table is in it, too.
     count = sum(len(_DIFFERENCE.findall(line)) for line in table.splitlines() if line.startswith("|"))
-    shared = results["shared_generators"]
-    seeds = len(results["generator_seeds"])
-    share = f"{100 * results['confidence']:g} %"
-    if quality or shared:
-        whose = "over people" if quality else "over re-ID seeds and people"
-        scope = f"for these {seeds} generators" if seeds > 1 else "for this one generator"
-        scope = f"{whose}, {scope} and no others"
-        also = " and the mean differences of all generator seeds have one sign"
+    generators, seeds = len(set(results["generator_of_seed"].values())), len(results["seeds"])
+    if quality:
+        scope = f"over {generators} generators and people" if generators > 1 else "over people, for this one generator"
+    elif generators > 1:
+        scope = f"over {generators} generators, each with its re-ID seeds, and people"
     else:
-        scope, also = "over seeds, each with a generator of its own, and people", ""
-    if len(results["seeds"]) == 1 and not quality:
-        scope = "over people, for this one seed"
-    caption = f"Intervals of {share} {scope}."
+        scope = f"over {'re-ID seeds and ' if seeds > 1 else ''}people, for this one generator"
+    caption = f"Intervals of {100 * results['confidence']:g} % {scope}."
     if count:
         caption += (
             f" This table has {count} difference{'s' * (count > 1)} with an interval, about "
             f"{count * (1 - results['confidence']):.1f} of which would leave zero out by chance alone; bold where the "
-            f"interval does{also}."
+            "interval does."
         )
     return f"{table}\n\n{caption}"

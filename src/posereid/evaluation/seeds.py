@@ -23,7 +23,9 @@ class SeedInterval(NamedTuple):
     people_error: float
 
 
-def mean_over_seeds(values: npt.ArrayLike, identities: npt.ArrayLike, *, confidence: float = 0.95) -> SeedInterval:
+def mean_over_seeds(
+    values: npt.ArrayLike, identities: npt.ArrayLike, *, confidence: float = 0.95, groups: npt.ArrayLike | None = None
+) -> SeedInterval:
     """Mean of ``values`` (S, Q), one row per training seed and one column per query, and its interval.
 
     ``identities`` (Q,) say whose query each column is. The interval is for other seeds *and* other people: both are
@@ -34,7 +36,12 @@ def mean_over_seeds(values: npt.ArrayLike, identities: npt.ArrayLike, *, confide
     For the difference of two systems give their differences, seed by seed and query by query. Columns that hold a NaN
     are left out.
 
-    Raises :class:`InputError` for fewer than two seeds or two people, shapes that disagree, and infinite values.
+    ``groups`` (S,) say which seeds share something that was drawn at random before them, as re-ID networks share a
+    generator: the groups' means then take the seeds' place, as the outer level of a nested design, because seeds of
+    one group say nothing of how another would do.
+
+    Raises :class:`InputError` for fewer than two seeds (groups, where they are given) or two people, shapes that
+    disagree, and infinite values.
 
     >>> mean_over_seeds([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], ["a", "b", "c"]).estimate.__round__(3)
     0.833
@@ -50,21 +57,27 @@ def mean_over_seeds(values: npt.ArrayLike, identities: npt.ArrayLike, *, confide
     table = table.astype(np.float64)
     known = ~np.isnan(table).any(0)
     table, owners = table[:, known], owners[known]
-    people = len(np.unique(owners))
-    if len(table) < 2 or people < 2:
-        raise InputError(f"There are {len(table)} seeds and {people} people; an interval needs two of each.")
+    _, makers = np.unique(np.arange(len(table)) if groups is None else as_array(groups), return_inverse=True)
+    if makers.shape != table.shape[:1]:
+        raise InputError(f"Values of shape {table.shape} came with {len(makers)} groups; give one to each row.")
+    seeds, people = len(np.unique(makers)), len(np.unique(owners))
+    if seeds < 2 or people < 2:
+        raise InputError(f"There are {seeds} seeds and {people} people; an interval needs two of each.")
     if not np.isfinite(table).all():
         raise InputError("An infinite value was given; a mean needs finite ones, or NaN for cases without a value.")
     estimate = float(table.mean())
-    of_seeds = float(table.mean(1).var(ddof=1)) / len(table)
-    _, codes, counts = np.unique(owners, return_inverse=True, return_counts=True)
-    # A person's share of the mean's error: people with more queries weigh more (ratio estimator).
-    departures = np.bincount(codes, table.mean(0) - estimate) * people / counts.sum()
-    of_people = float(departures.var(ddof=1)) / people
+
+    def error(means: npt.NDArray[np.float64], labels: npt.NDArray, drawn: int) -> float:
+        """Variance of the estimate that comes from who was drawn; who has more cases weighs more (ratio estimator)."""
+        _, codes = np.unique(labels, return_inverse=True)
+        departures = np.bincount(codes, means - estimate) * drawn / len(means)
+        return float(departures.var(ddof=1)) / drawn
+
+    of_seeds, of_people = error(table.mean(1), makers, seeds), error(table.mean(0), owners, people)
     variance = of_seeds + of_people
     half = 0.0
     if variance > 0:
         shares = of_seeds / variance, of_people / variance
-        freedom = 1 / (shares[0] ** 2 / (len(table) - 1) + shares[1] ** 2 / (people - 1))
+        freedom = 1 / (shares[0] ** 2 / (seeds - 1) + shares[1] ** 2 / (people - 1))
         half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
     return SeedInterval(estimate, estimate - half, estimate + half, of_seeds**0.5, of_people**0.5)
