@@ -3,7 +3,7 @@
     posereid ablate recipes/bench_cpu.yaml --out runs/evidence --jobs 2
     python benchmarks/evidence_tables.py small=runs/evidence generator=runs/default
 
-Keeps results.json of each grid, or evaluation.json of each run, under its name in docs/evidence.json, puts the table
+Keeps results.json of each grid (with search-controls.json beside it), or evaluation.json of each run, under its name in docs/evidence.json, puts the table
 after every mark ``<!-- figures NAME TABLE -->`` of the document, up to ``<!-- end -->``, and writes the pictures that
 the document links to docs/images: plots from the kept results of every name, and from the given folders the contact
 sheets of drawn people, those of a grid and what a run's generator makes of test pairs. Names that are not given keep
@@ -81,7 +81,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     """What lies in the folder, without what names the machine's folders. Raises InputError where figures lack."""
     evaluation, grid = folder / EVALUATION_FILE, folder / RESULTS_FILE
     if grid.exists():
-        return read_json(grid)
+        controls = folder / "search-controls.json"
+        return read_json(grid) | ({"search_controls": read_json(controls)} if controls.exists() else {})
     if not evaluation.exists():
         raise InputError(
             f"{folder} holds neither {RESULTS_FILE} nor {EVALUATION_FILE}; run posereid ablate or evaluate first."

@@ -41,6 +41,7 @@ def ablation_tables(results: Mapping[str, Any]) -> dict[str, str]:
         **{name: captioned(text, results) for name, text in tables.items()},
         **{name: captioned(text, results, quality=True) for name, text in _quality_tables(rows).items()},
         "seeds": _seeds(results),
+        **({"search-controls": _search_controls(results)} if "search_controls" in results else {}),
     }
 
 
@@ -196,6 +197,27 @@ def _chosen(results: Mapping[str, Any]) -> str:
         f"({best['mAP']:.2f} %{beside}). The claim is its difference to real crops only on the test, flip averaging on "
         f"both sides: {' and '.join(gains)}."
     )
+
+
+def _search_controls(results: Mapping[str, Any]) -> str:
+    """Searches with one thing changed at a time, as benchmarks/search_controls.py measured them."""
+    controls = results["search_controls"]
+    table = markdown(
+        ["search, flip averaging on", "weight", "held-out mAP %", "rank-1 %", "mAP %", "rank-1 − flip", "mAP − flip"],
+        (
+            [
+                row["label"],
+                "–" if row["weight"] is None else f"{row['weight']:g}",
+                f"{row['held_out']:.2f}",
+                *(spread(row[name]) for name in ("rank1", "mAP")),
+                *(difference(row, f"{name}_minus_flip") if number else "–" for name in ("rank1", "mAP")),
+            ]
+            for number, row in enumerate(controls["rows"])
+        ),
+    )
+    seeds = f"seeds {_listed(controls['seeds'])}"
+    share = 100 * results["confidence"]
+    return f"{table}\n\nIntervals of {share:g} % over {seeds}, each with a generator of its own, and people."
 
 
 def _quality_tables(rows: Mapping[str, Any]) -> dict[str, str]:
