@@ -4,10 +4,10 @@
     python benchmarks/evidence_tables.py small=runs/evidence generator=runs/default
 
 Keeps results.json of each grid (with search-controls.json, where it lies beside it), or evaluation.json of each run,
-under its name in docs/evidence.json, puts the table after every mark ``<!-- figures NAME TABLE -->`` of the document, up
-to ``<!-- end -->``, and writes the pictures that the document links to docs/images: plots from the kept results of every
-name, and from the given folders the contact sheets of drawn people, those of a grid and what a run's generator makes of
-test pairs. Names that are not given keep their figures.
+under its name in docs/evidence.json, puts the table after every mark ``<!-- figures NAME TABLE -->`` of the document,
+up to ``<!-- end -->``, and writes the pictures that the document links to docs/images: plots from the kept results of
+every name, and from the given folders the contact sheets of drawn people, those of a grid and what a run's generator
+makes of test pairs. Names that are not given keep their figures.
 """
 
 import argparse
