@@ -99,3 +99,7 @@ def test_the_package_and_the_command_line_import_nothing_heavy_at_their_start() 
     commands = {module for module in MODULES if module.startswith("posereid.commands.")}
     for module in ("posereid.cli", *commands):
         assert set(imports(MODULES[module], at_start_only=True)) <= {"posereid.config", "posereid.errors", *commands}
+
+
+def test_every_progress_bar_has_one_look() -> None:
+    assert [name for name, path in MODULES.items() if "tqdm" in path.read_text("utf-8")] == ["posereid.progress"]

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from posereid.data.crops import SPLITS, Crop, CropTable
 from posereid.data.images import open_crop
 from posereid.data.shards import damaged_shards
 from posereid.errors import InputError
 from posereid.messages import shown
 from posereid.pose.joints import Joints
+from posereid.progress import with_progress
 
 NoMatchReason = Literal["not a person", "not in the gallery", "only in the query's own camera"]
 _EXAMPLES = 5
@@ -166,7 +165,7 @@ def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[st
     # Pillow decodes without holding the interpreter's lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(size, table.crops)
-        sizes = list(tqdm(found, "opening images", len(table), disable=not progress, unit="crop"))
+        sizes = list(with_progress(found, len(table), "opening images", "crop", show=progress))
     unreadable = tuple(crop.name for crop, size in zip(table, sizes, strict=True) if size is None)
     outside = tuple(
         crop.name

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from posereid.files import write_atomically
 from posereid.progress import progress_bar
@@ -82,7 +81,7 @@ class RunLog:
     def warn(self, step: int, text: str) -> None:
         """Say something that a person should know while it happens, and write it down."""
         if self.active:
-            tqdm.write(f"posereid: step {step}: {text}", file=sys.stderr)
+            self.bar.write(f"posereid: step {step}: {text}", file=sys.stderr)
         self.write(step, {"warning": text})
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from posereid.config import WorldPreset
 from posereid.data.synthetic.appearance import Outfit, sample_outfit
@@ -32,6 +31,7 @@ from posereid.data.synthetic.presets import PRESETS, Preset
 from posereid.errors import InputError
 from posereid.files import atomic_folder
 from posereid.pose.joints import Joints
+from posereid.progress import with_progress
 
 FORMAT_VERSION = 2
 """Raised whenever the same seed would give other pixels than before."""
@@ -239,7 +239,7 @@ def _write(world: World, folder: Path, progress: bool) -> None:
         (folder / name).mkdir()
         (folder / MASK_FOLDER / name).mkdir(parents=True)
     rows: dict[str, list[str]] = {name: [] for name in FOLDERS}
-    for crop in tqdm(world.crops, desc="synthesize", unit=" crops", disable=not progress):
+    for crop in with_progress(world.crops, len(world.crops), "synthesize", "crop", show=progress):
         rendered = world.render(crop)
         image, mask = io.BytesIO(), io.BytesIO()
         Image.fromarray(rendered.image).save(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
