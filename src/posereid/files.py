@@ -32,18 +32,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def require_free(folder: Path, what: str) -> None:
-    """Raise InputError when ``folder`` holds anything already; ``what`` names what was to be written there.
+    """Raise InputError when ``folder`` is not free (:func:`is_free`); ``what`` names what was to be written there."""
+    if not is_free(folder):
+        raise _occupied(folder, what)
+
+
+def is_free(folder: Path, *besides: str) -> bool:
+    """Whether ``folder`` is absent or holds nothing, files of the names ``besides`` left aside.
 
     The lock of a run folder (:func:`posereid.training.run_folder.lock_run`) does not count, nor what a killed process
     left half-written.
     """
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()} - {LOCK_FILE, LOCK_HOLDER_FILE}
-        free = all(map(_PARTIAL.fullmatch, names))
-    else:
-        free = not folder.exists()
-    if not free:
-        raise _occupied(folder, what)
+    if not folder.is_dir():
+        return not folder.exists()
+    names = {path.name for path in folder.iterdir()} - {LOCK_FILE, LOCK_HOLDER_FILE, *besides}
+    return all(map(_PARTIAL.fullmatch, names))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ Fault = Sequence[Any]
 PATIENCE = 120
 """Seconds after which a process that should have ended counts as hanging, on a busy machine too."""
 
-_BAR = re.compile(r"\d%\|.*\[.*step")
+_BAR = re.compile(r"\d%\|.*\[.*step|: \d+ of \d+, .* left")
 
 RATES = ("images_per_second", "data_share")
 

@@ -566,10 +566,31 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished: Path, crops: CropTa
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
-def test_resuming_what_never_began_is_refused(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="absent"):
-        train_joint(tiny_recipe(), crops, tmp_path / "absent", resume=True, progress=False)
-    assert not (tmp_path / "absent").exists()
+@pytest.mark.parametrize("left", [None, (), (".lock", ".recipe.yaml.partial-17"), (".lock", "run.json")])
+def test_resuming_what_never_began_begins_it_and_says_so(
+    left: tuple[str, ...] | None,
+    crops: CropTable,
+    tiny_recipe: Build,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    if left is not None:
+        run.mkdir()
+        for name in left:
+            (run / name).write_bytes((finished / name).read_bytes() if name == "run.json" else b"")
+    train_joint(tiny_recipe(), crops, run, resume=True, progress=False)
+    said = capsys.readouterr().err
+    assert said.count("holds no checkpoint yet; training begins at its first step.\n") == 1
+    assert latest_checkpoint(run).digest("generator") == latest_checkpoint(finished).digest("generator")
+
+
+def test_a_folder_of_something_else_is_not_resumed(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("chapter 1")
+    with pytest.raises(InputError, match="holds no run to resume, but something else"):
+        train_joint(tiny_recipe(), crops, tmp_path, resume=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_crops_that_cannot_be_trained_on_leave_no_run_behind(

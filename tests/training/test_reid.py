@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,19 @@ def test_a_started_run_without_a_checkpoint_does_not_go_on_from_other_weights(
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match="before its first checkpoint and had started from another run"):
         train_reid(tiny_recipe(), crops, run, resume=True, progress=False)
+
+
+def test_a_command_with_its_start_goes_on_wherever_it_was_stopped(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    again = partial(train_reid, tiny_recipe(), crops, tmp_path / "run", start=finished, resume=True, progress=False)
+    whole = weights(again())
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert equal(weights(again()), whole)
+    shutil.rmtree(checkpoint_folders(tmp_path / "run")[-1])
+    assert equal(weights(again()), whole)
+    with pytest.raises(InputError, match="was begun from fresh weights, not from"):
+        train_reid(tiny_recipe(), crops, finished, start=tmp_path / "run", resume=True, progress=False)
 
 
 def test_a_run_that_holds_people_out_does_not_begin_from_one_that_saw_them(

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from posereid.data.batches import Batch, load_batches
 from posereid.data.crops import Crop, CropTable
 from posereid.data.sampling import BatchSource, ShardedBatches
 from posereid.errors import InputError, SharedError, Stopped
-from posereid.files import require_free, write_atomically
+from posereid.files import is_free, require_free, write_atomically
 from posereid.processes import another_process_ended, process_count
 from posereid.training.checkpoint import (
     Checkpoint,
@@ -39,7 +40,7 @@ from posereid.training.checkpoint import (
 from posereid.training.devices import ending_with_the_first, is_first_process, launch_fabric, pick_precision
 from posereid.training.log import RunLog
 from posereid.training.networks import Networks, seed_step, weight_difference
-from posereid.training.run_file import RunOrigin, read_run_file, write_run_file
+from posereid.training.run_file import RUN_FILE, RunOrigin, read_run_file, write_run_file
 from posereid.training.run_folder import lock_run
 from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
 
@@ -267,7 +268,7 @@ class TrainingRun:
 def open_run(
     out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool, started_from: RunOrigin | None = None
 ) -> Iterator[TrainingRun]:
-    """A run that may be written to ``out``: new or empty, or with ``resume`` begun by the same recipe.
+    """A run that may be written to ``out``: new or empty, or with ``resume`` perhaps begun, by the same recipe.
 
     ``stage`` and ``train`` are what the run trains and on which crops; a checkpoint must agree with both.
     ``started_from`` is where a new run has its weights from; one that is resumed has that on record. The folder
@@ -286,6 +287,11 @@ def open_run(
         state = resume_state(checkpoint) if checkpoint else {}
         if resume and (begun := read_run_file(out)):
             started_from = begun.started_from
+        if resume and not checkpoint and is_first_process():
+            print(
+                f"posereid: {out} holds no checkpoint yet; training begins at its first step.",
+                file=sys.stderr,
+            )
         try:
             yield TrainingRun(out, recipe, stage, train, fabric, checkpoint, started_from, state, stop)
         except RuntimeError as error:
@@ -323,7 +329,10 @@ def _checkpoint_to_go_on_from(
             require_free(out, "a new run (without --resume)")
         return None
     if not (out / RECIPE_FILE).is_file():
-        raise InputError(f"{out} holds no run to resume; leave --resume out to begin one.")
+        # A queue that gives the same command again may have killed it before it wrote its recipe.
+        if is_free(out, RUN_FILE):
+            return None
+        raise InputError(f"{out} holds no run to resume, but something else; choose a new or empty folder to begin in.")
     if difference := _first_difference(read_recipe(out / RECIPE_FILE), recipe):
         raise InputError(
             f"{out} was begun with another recipe than the one given ({difference}); resume with its own "

@@ -35,7 +35,8 @@ def train_reid(
     Every step draws random quartets from the whole set (section 5.1) and minimises
     λ_quartet L_quartet + λ_id L_id (equations 12 and 13). What generated crops are labelled, how many there are in a
     batch and whether training begins with them alone, ``recipe.reid`` says; the labels say nothing to a set without
-    generated crops. ``start`` is a run whose embedder to begin from, which ``run.json`` puts on record.
+    generated crops. ``start`` is a run whose embedder to begin from, which ``run.json`` puts on record; a run that is
+    resumed from a checkpoint must have begun from it, and no longer needs it.
     Writes ``out`` with recipe, log and checkpoints, and returns it. Raises InputError, and Stopped where a signal ends
     it early.
     """
@@ -56,20 +57,23 @@ def train_reid(
         warmup=settings.generated_warmup,
     )
     require_divisible(sampler, recipe.runtime.devices * recipe.runtime.num_nodes)
-    if resume and start:
-        raise InputError("--start and --resume exclude each other: a resumed run goes on from its own weights.")
     beginning = _start_from(start, recipe, train) if start else None
     origin = RunOrigin.of(beginning) if beginning else None
     with open_run(out, recipe, "reid", train, resume=resume, started_from=origin) as run:
+        if start and run.started_from != origin:
+            raise InputError(
+                f"{out} was begun from {'another run' if run.started_from else 'fresh weights'}, not from {start}; "
+                "leave --start out to go on with it."
+            )
         if run.started_from and not (run.checkpoint or beginning):
             raise InputError(
                 f"{out} was stopped before its first checkpoint and had started from another run, whose weights are "
-                "not here; remove that folder and give the first command, with its --start, again."
+                "not here; give --start, as at first, beside --resume."
             )
         torch.manual_seed(recipe.seed)
         loaded = run.checkpoint or beginning
         embedder = new_embedder(recipe, len(labels), pretrained=False if loaded else None)
-        if beginning:
+        if beginning and not run.checkpoint:
             load_weights(embedder, beginning.folder / "embedder.safetensors")
         networks = set_up(
             {"embedder": embedder}, {"embedder": settings.optimiser}, recipe, run.fabric, run.checkpoint, run.state
