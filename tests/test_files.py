@@ -1,13 +1,17 @@
 import errno
 import os
+import re
 import stat
+import subprocess
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from posereid import files
 from posereid.errors import InputError
-from posereid.files import atomic_folder, require_free, write_atomically
+from posereid.files import atomic_folder, is_free, partial_path, require_free, write_atomically
 
 
 class InterruptionError(Exception):
@@ -186,13 +190,38 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     assert list(tmp_path.iterdir()) == [tmp_path / "set"]
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
-    for left in (f".set.partial-{os.getpid()}", ".set.replaced"):
-        (tmp_path / left).mkdir()
-        (tmp_path / left / "other").touch()
+def test_what_killed_processes_left_goes_and_what_another_may_still_fill_stays(tmp_path: Path) -> None:
+    own = partial_path(tmp_path / "set").name
+    place, pid = own.rpartition(f"-{os.getpid()}-")[0], os.getpid()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    hour = time.time() - 4000
+    gone = [f"{place}-{ended.pid}-0000abcd", ".set.partial-1", ".set.partial-elsewhere.7-1-0000abcd", ".set.replaced"]
+    kept = [own, ".set.partial-elsewhere.7-1-0000abce", f".set.partial-{pid}", ".setting.partial-1"]
+    for name in gone + kept:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "other").touch()
+        if name in gone[1:3]:
+            os.utime(tmp_path / name / "other", (hour, hour))
+            os.utime(tmp_path / name, (hour, hour))
+    # Only what is inside was written a moment ago.
+    os.utime(tmp_path / kept[1], (hour, hour))
     filled(tmp_path / "set", "old")
     filled(tmp_path / "set", "new")
-    assert [path.name for path in tmp_path.rglob("*")] == ["set", "file"]
+    assert {path.name for path in tmp_path.iterdir()} == {"set", *kept}
+    assert is_free(tmp_path, "set", ".setting.partial-1")
+
+
+def test_machines_and_containers_never_fill_the_same_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {partial_path(tmp_path / "results.json").name for _ in range(50)}
+    assert len(names) == 50
+    files._place.cache_clear()
+    monkeypatch.setattr("socket.gethostname", lambda: "höst-1.example " * 20)
+    other = partial_path(tmp_path / "results.json")
+    files._place.cache_clear()
+    other.write_text("{")
+    assert re.fullmatch(r"\.results\.json\.partial-[A-Za-z0-9_.]+-\d+-[0-9a-f]{8}", other.name)
+    assert is_free(tmp_path)
 
 
 # --- power cuts --------------------------------------------------------------------------------------------
@@ -220,7 +249,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is synced")
 def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_after(tmp_path: Path, events: list[str]) -> None:
     write_atomically(tmp_path / "file", "content")
-    partial = f".file.partial-{os.getpid()}"
+    partial = events[0].removeprefix("sync ")
+    assert partial.startswith(".file.partial-")
     assert events == [f"sync {partial}", f"rename {partial} file", f"sync {tmp_path.name}"]
 
 

@@ -1,18 +1,25 @@
 """Writing to disk so that nothing is ever half there, not even after a power cut."""
 
 import errno
+import glob
 import os
 import re
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from posereid.errors import InputError
 
 LOCK_FILE = ".lock"
 LOCK_HOLDER_FILE = ".lock-holder.json"
-_PARTIAL = re.compile(r"\..+\.partial-\d+", re.ASCII)
+# The place may be missing: older versions named the process alone.
+_PARTIAL = re.compile(r"\..+\.partial-(?:(?P<place>[\w.]+)-)?(?P<pid>\d{1,9})(?:-[0-9a-f]{8})?", re.ASCII)
+_FORSAKEN_SECONDS = 3600.0
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -31,9 +38,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def require_free(folder: Path, what: str) -> None:
+def require_free(folder: Path, what: str, *besides: str) -> None:
     """Raise InputError when ``folder`` is not free (:func:`is_free`); ``what`` names what was to be written there."""
-    if not is_free(folder):
+    if not is_free(folder, *besides):
         raise _occupied(folder, what)
 
 
@@ -61,9 +68,8 @@ def atomic_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _occupied(folder, what)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_partials(folder.parent, glob.escape(folder.name))
     partial = partial_path(folder)
-    # A killed process leaves its own behind, and in a container the next one has the same number.
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -102,8 +108,49 @@ def _exchange(folder: Path, partial: Path) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process fills a file or folder before it takes its place."""
-    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+    """Where this process fills a file or folder before it takes its place: a name that no other call has, anywhere."""
+    return path.with_name(f".{path.name}.partial-{_place()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def clear_partials(parent: Path, name: str) -> None:
+    """Remove what killed processes left half-written of ``name``, which is escaped or a pattern of glob, in ``parent``.
+
+    A partial that another process may still fill stays: one of this machine (and container) goes once its process has
+    ended, any other once nothing in it was written for an hour.
+    """
+    for partial in parent.glob(f".{name}.partial-*"):
+        match = _PARTIAL.fullmatch(partial.name)
+        # Windows ends a process that is asked whether it lives.
+        ours = match and match["place"] == _place() and os.name != "nt"
+        if match and (_has_ended(int(match["pid"])) if ours else _is_forsaken(partial)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's process
+        return False
+    return False
+
+
+def _is_forsaken(partial: Path) -> bool:
+    with suppress(OSError):
+        newest = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
+        return time.time() - newest > _FORSAKEN_SECONDS
+    return False
+
+
+@cache
+def _place() -> str:
+    """The machine, and in it the container, whose process numbers are this process's."""
+    host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:32]
+    with suppress(OSError):
+        # Containers may share a host's name, but not its numbers.
+        return f"{host}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    return host
 
 
 def set_aside_path(folder: Path) -> Path:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from posereid.ablation.ablate import TABLES_FILE, ablate
-from posereid.ablation.grid import DRAWINGS, POSE, Cell, Grid, every_crop, plan_grid
+from posereid.ablation.grid import DRAWINGS, LOCKS, POSE, Cell, Grid, every_crop, plan_grid
+from posereid.ablation.locks import try_lock
 from posereid.ablation.opening import open_grid
 from posereid.ablation.results import RESULTS_FILE
 from posereid.ablation.tables import ablation_tables, filled
@@ -36,6 +37,7 @@ from posereid.errors import InputError, Stopped
 from posereid.evaluation.fusion_choice import tune_fusion
 from posereid.evaluation.headlines import HEADLINES
 from posereid.evaluation.per_query import QueryFigures
+from posereid.files import write_atomically
 from posereid.fusion.drawings import draw_pose
 from posereid.training import joint
 from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint
@@ -275,9 +277,19 @@ def test_a_finished_grid_is_only_summed_up_again(
     recipe: Recipe, finished: Grid, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("posereid.ablation.running.work", lambda *_: pytest.fail("nothing was left to do"))
+    written: list[tuple[str, bool]] = []
+
+    def watched(path: Path, content: str) -> None:
+        with try_lock(finished.out / LOCKS / "results") as free:
+            written.append((path.name, free))
+        write_atomically(path, content)
+
+    monkeypatch.setattr("posereid.ablation.ablate.write_atomically", watched)
     assert ablate(recipe, finished.out, SEEDS, GENERATOR_SEEDS, ROWS, command="posereid ablate it", progress=False)
     again = json.loads((finished.out / RESULTS_FILE).read_text())
     assert {**again, "last_call": None} == {**results, "last_call": None}
+    # Of machines that come to the end together one writes at a time.
+    assert written == [(RESULTS_FILE, False), (TABLES_FILE, False)]
 
 
 def test_rows_that_an_earlier_call_finished_stay_in_the_results(

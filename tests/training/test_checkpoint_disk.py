@@ -330,6 +330,8 @@ def test_left_overs_of_killed_processes_go_with_the_next_checkpoint(tmp_path: Pa
     folder = save(tmp_path, 4)
     for name in (".step-00000005.partial-1", f".step-00000008.partial-{os.getpid()}", ".step-00000004.replaced"):
         shutil.copytree(folder, folder.with_name(name))
+        for path in (*folder.with_name(name).iterdir(), folder.with_name(name)):
+            os.utime(path, (1e9, 1e9))
     (folder.parent / "notes").mkdir()
     assert checkpoint_folders(tmp_path) == [folder]
     save(tmp_path, 8)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posereid.ablation.estimate import plan_text
-from posereid.ablation.grid import plan_grid, require_jobs
+from posereid.ablation.grid import LOCKS, plan_grid, require_jobs
+from posereid.ablation.locks import waiting_lock
 from posereid.ablation.opening import open_grid
 from posereid.ablation.pictures import write_pictures
 from posereid.ablation.results import RESULTS_FILE, summarise
@@ -47,11 +48,14 @@ def ablate(
         for note in notes:
             print(note)
         failed = run_grid(grid, jobs, progress=progress)
-    results = summarise(grid, command=command, jobs=jobs, seconds=time.perf_counter() - start, failed=failed)
-    write_atomically(out / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False) + "\n")
-    tables = ablation_tables(results)
-    write_atomically(out / TABLES_FILE, "\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()) + "\n")
-    pictures = write_pictures(grid, results)
+    # Machines that share the folder come to the end at about the same moment; the last one knows all cells.
+    with waiting_lock(out / LOCKS / "results", "writes the results"):
+        results = summarise(grid, command=command, jobs=jobs, seconds=time.perf_counter() - start, failed=failed)
+        write_atomically(out / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False) + "\n")
+        tables = ablation_tables(results)
+        text = "\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
+        write_atomically(out / TABLES_FILE, text + "\n")
+        pictures = write_pictures(grid, results)
     for cell, why in failed.items():
         print(f"{cell.name} could not be done: {why}")
     print(tables["table3"])

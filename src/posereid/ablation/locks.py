@@ -24,8 +24,8 @@ def try_lock(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def waiting_lock(folder: Path) -> Iterator[None]:
-    """Wait until nobody else is there."""
+def waiting_lock(folder: Path, doing: str) -> Iterator[None]:
+    """Wait until nobody else is there; ``doing`` says what one does there."""
     said = False
     while True:
         with try_lock(folder) as mine:
@@ -33,6 +33,6 @@ def waiting_lock(folder: Path) -> Iterator[None]:
                 yield
                 return
         if not said:
-            print("Another process prepares this grid; waiting for it.")
+            print(f"Another process {doing}; waiting for it.")
             said = True
         time.sleep(0.5)

@@ -1,7 +1,6 @@
 """A grid's folder: begun, or taken up again where recipe, crops and seeds agree."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,6 @@ from posereid.messages import shown
 
 SCHEMA = 2
 
-_BEGUN = re.compile(rf"\.{re.escape(GRID_FILE)}\.partial-\d+", re.ASCII)
-
 
 def open_grid(grid: Grid) -> Grid:
     """The grid in its folder, new or begun, with its world rendered. Raises InputError for the folder of another one.
@@ -29,15 +26,13 @@ def open_grid(grid: Grid) -> Grid:
     if not path.exists() and out.exists():
         if not out.is_dir():
             raise InputError(f"{out} is a file; an ablation needs a folder, so choose another.")
-        # A kill while the first file was written leaves that half beside the locks.
-        if not all(each.name == LOCKS or _BEGUN.fullmatch(each.name) for each in out.iterdir()):
-            require_free(out, "an ablation")
+        require_free(out, "an ablation", LOCKS)
     if not renders_world(grid.recipe) and grid.recipe.data.root is None:
         raise InputError(
             f"data.root is not set, and the recipe's set is {grid.recipe.data.layout}; give --data.root FOLDER, or "
             "--dry-run for a plan without it."
         )
-    with waiting_lock(out / LOCKS / "grid"):
+    with waiting_lock(out / LOCKS / "grid", "prepares this grid"):
         known = require_agreement(grid, read_json(path)) if path.exists() else None
         data = grid.recipe.data
         fingerprint = None if data.root is None else every_crop(data).fingerprint

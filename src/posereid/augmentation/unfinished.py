@@ -6,9 +6,7 @@ draws it, and ``set``, which becomes the set ``NAME`` by one rename.
 
 import errno
 import json
-import os
 import shutil
-import threading
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,13 +22,12 @@ from torch import Tensor
 
 from posereid.augmentation.sets import SET_FILE
 from posereid.errors import InputError
-from posereid.files import LOCK_FILE, LOCK_HOLDER_FILE, move_into_place, write_atomically
+from posereid.files import LOCK_FILE, LOCK_HOLDER_FILE, move_into_place, partial_path, write_atomically
 from posereid.messages import shown
 
 PLAN_FILE = "plan.json"
 JPEG_QUALITY = 95
 _SET_FOLDER = "set"
-_WRITING = "writing-"
 _LARGEST_PLAN = 2**20
 _END_OF_JPEG = b"\xff\xd9"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -227,8 +224,7 @@ class CropWriter:
         self._pending.append(self._threads.submit(self._write, name, pixels))
 
     def _write(self, name: str, pixels: UInt8[Tensor, "3 h w"]) -> None:
-        scratch = self._unfinished.folder / f"{_WRITING}{os.getpid()}-{threading.get_ident()}"
-        write_crop(self._unfinished.crops / name, pixels, scratch)
+        write_crop(self._unfinished.crops / name, pixels, partial_path(self._unfinished.folder / name))
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from posereid.config import Recipe, parse_recipe
 from posereid.discriminator import PatchDiscriminator, appearance_discriminator, pose_discriminator
 from posereid.embedder import Embedder, build_embedder
 from posereid.errors import InputError
-from posereid.files import atomic_folder, partial_path, set_aside_path
+from posereid.files import atomic_folder, clear_partials, partial_path, set_aside_path
 from posereid.generator.generator import PoseTransferGenerator, build_generator
 from posereid.messages import shown
 from posereid.pose_estimator import PoseEstimator, build_pose_estimator
@@ -239,8 +239,7 @@ def _is_whole(folder: Path) -> bool:
 def clear_left_overs(run: Path) -> None:
     """Remove what killed processes left in the folder of checkpoints; put back what they had set aside."""
     place = run / _FOLDER
-    for partial in place.glob(".step-*.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    clear_partials(place, "step-*")
     for aside, folder in _set_aside(place).items():
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
