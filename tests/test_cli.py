@@ -1,6 +1,7 @@
 """Commands as a user types them, and every mistake that a tired one makes."""
 
 import csv
+import errno
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -118,6 +120,43 @@ def test_a_checkpoint_of_other_widths_is_named(failing: Failing, run: Path, tmp_
     assert "generator.safetensors" in message
     assert "widths" in message
     assert not (tmp_path / "generated").exists()
+
+
+def _no_more_processes() -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def _gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("work", "wanted"),
+    [
+        (lambda: bytes(2**60), ""),
+        (lambda: np.ones(2**55), "256 PiB"),
+        (lambda: torch.ones(2**52), "18014398509481984 bytes"),
+        (_no_more_processes, ""),
+        (_gpu, "2.00 GiB"),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(
+    work: Callable[[], object], wanted: str, failing: Failing, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posereid.data.check.check_crops", lambda *_, **__: work())
+    message = one_sentence(failing("check", world))
+    assert "memory ran out in posereid check (at posereid.commands.data.run" in message
+    assert "free some" in message
+    assert (f"which wanted {wanted} more" in message) == bool(wanted)
+
+
+def test_errors_that_are_no_want_of_memory_are_not_hidden(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a tensor of memory format channels_last")
+
+    monkeypatch.setattr("posereid.data.check.check_crops", broken)
+    with pytest.raises(RuntimeError, match="channels_last"):
+        main(["check", str(world)])
 
 
 @pytest.mark.parametrize("command", ["train", "train-reid"])

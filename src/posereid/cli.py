@@ -3,7 +3,9 @@
 Nothing heavy is imported before a command runs, so that ``posereid --help`` answers at once.
 """
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +108,32 @@ def _parse_evaluate(arguments: list[str]) -> Evaluate:
     return tyro.cli(Evaluate, prog="posereid evaluate", args=arguments, default=default)
 
 
+def _want_of_memory(error: BaseException, command: str) -> str | None:
+    """What to say where memory ran out, the machine's or an accelerator's; None for any other error."""
+    text = " ".join(str(error).split())
+    if not (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        # torch has a kind of its own for GPUs alone, and it would have to be imported.
+        or (isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", text))
+    ):
+        return None
+    place, trace = "posereid", error.__traceback__
+    while trace:
+        if (module := trace.tb_frame.f_globals.get("__name__", "")).startswith("posereid."):
+            place = f"{module}.{trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    wanted = re.search(r"allocate (\d+(?:\.\d+)?)\.? (\w+)", text)
+    size = f", which wanted {wanted[1]} {wanted[2]} more" if wanted else ""
+    remedy = (
+        "free some, lower runtime.crop_cache_gb, runtime.workers or the number of processes, and go on with --resume, "
+        "or begin anew with a smaller batch"
+        if command in WITH_RECIPE
+        else "free some, or give it less at a time: a smaller batch size, fewer crops or smaller files"
+    )
+    return f"memory ran out in posereid {command} (at {place}{size}); {remedy}."
+
+
 def _speaks() -> bool:
     """Whether this process says what all processes of a run know; the first does."""
     from posereid.training.devices import is_first_process
@@ -135,7 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output, such as head, has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if sentence := _want_of_memory(error, arguments[0] if arguments else ""):
+            print(f"posereid: {sentence}", file=sys.stderr)
+            sys.exit(2)
+        if not isinstance(error, OSError):
+            raise
         place = error.filename2 or error.filename or "a file"
         print(
             f"posereid: {place}: {error.strerror or error}; check the path, its permissions and the free space.",
