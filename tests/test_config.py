@@ -48,6 +48,13 @@ def test_every_recipe_of_the_repository_reads(path: Path) -> None:
     assert isinstance(read_recipe(path), Recipe)
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_fusion_has_no_weight_until_it_is_chosen_and_long_recipes_hold_out_people_to_choose_on(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.evaluation.fusion.weight == (0.8 if path.stem == "demo" else 0)
+    assert recipe.data.validation_share > 0 or path.stem in ("demo", "smoke")
+
+
 def test_there_are_recipes_to_read() -> None:
     assert {"smoke.yaml", "demo.yaml"} <= {path.name for path in RECIPES}
 

@@ -48,7 +48,7 @@ class DataRecipe(_Section):
     layout: Layout = Field("auto", description="Layout of the folder; auto looks at what is there.")
     keypoints: tuple[Path, ...] | None = Field(
         None,
-        description="Keypoint files; without any, the root's *annotation-train.csv and *annotation-test.csv.",
+        description="Keypoint files; without any, the root's *annotation-{train,query,test}.csv.",
     )
     height: int = Field(128, ge=16, le=1024, description="Height in pixels to which crops are resized.")
     width: int = Field(64, ge=16, le=1024, description="Width in pixels to which crops are resized.")
@@ -266,7 +266,11 @@ class FusionRecipe(_Section):
     pose_file: Path | None = Field(
         None, description="Keypoint file of canonical poses (from `posereid poses`); without it the eight named ones."
     )
-    weight: Probability = Field(0.8, description="Weight of the generated poses' mean beside the crop's own embedding.")
+    weight: Probability = Field(
+        0.0,
+        description="Weight of the generated poses' mean beside the crop's own embedding; 0, the control, until "
+        "`posereid tune-fusion` has chosen one.",
+    )
     by_realism: bool = Field(False, description="Weigh each generated pose by D_I's word on it.")
     neighbours: int = Field(2, ge=1, description="Nearest crops that neighbour feature centralisation looks at.")
     mutual_within: int = Field(2, ge=1, description="How near a crop must be to its neighbour, as a rank, in return.")

@@ -32,7 +32,7 @@ from posereid.training.reid import train_reid
 
 Build = Callable[..., Recipe]
 MODES = get_args(FusionMode)
-QUICK = EvaluationRecipe(pairs=6, resamples=200, fusion={"poses": 2})  # type: ignore[arg-type]
+QUICK = EvaluationRecipe(pairs=6, resamples=200, fusion={"poses": 2, "weight": 0.8})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

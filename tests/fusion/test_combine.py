@@ -86,7 +86,7 @@ def test_a_crop_without_a_pose_keeps_its_own_embedding() -> None:
 def test_a_crop_of_whose_drawings_the_discriminator_believes_none_keeps_its_own_embedding() -> None:
     parts = made_up()
     parts.realism[:] = 0
-    assert np.array_equal(fuse(parts, "fusion", FusionRecipe(by_realism=True)), parts.own)
+    assert np.array_equal(fuse(parts, "fusion", FusionRecipe(weight=0.8, by_realism=True)), parts.own)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -95,7 +95,7 @@ def test_neighbours_are_looked_for_within_each_side_or_over_both(
     mode: FusionMode, before: FusionMode, pooled: bool
 ) -> None:
     query, gallery = made_up(5, seed=1), made_up(9, seed=2)
-    recipe = FusionRecipe(pool_sides=pooled, neighbours=2, mutual_within=3)
+    recipe = FusionRecipe(weight=0.8, pool_sides=pooled, neighbours=2, mutual_within=3)
     sides = [fuse(side, before, recipe) for side in (query, gallery)]
     if pooled:
         both = centralise(np.concatenate(sides), 2, 3)
@@ -107,7 +107,7 @@ def test_neighbours_are_looked_for_within_each_side_or_over_both(
 
 
 def test_sides_without_neighbours_are_fused_each_by_itself() -> None:
-    query, gallery, recipe = made_up(5), made_up(9), FusionRecipe()
+    query, gallery, recipe = made_up(5), made_up(9), FusionRecipe(weight=0.8)
     found = fuse_sides(query, gallery, "fusion", recipe, poses=2)
     for side, parts in zip(found, (query, gallery), strict=True):
         assert np.array_equal(side, fuse(parts, "fusion", recipe, poses=2))
