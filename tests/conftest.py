@@ -1,5 +1,7 @@
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from posereid.config import Recipe, parse_recipe
+from posereid.config import READ_BY, Recipe, Section, Stage, parse_recipe
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
@@ -44,6 +46,46 @@ def load_benchmark() -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def crops(world: Path) -> CropTable:
     return load_crops(world)
+
+
+@pytest.fixture(scope="session")
+def reading() -> Callable[[], AbstractContextManager[set[str]]]:
+    """What of a recipe posereid reads inside a block: sections, and ``section.field`` of each."""
+    sections = {info.annotation: name for name, info in Recipe.model_fields.items() if name != "seed"}
+
+    @contextmanager
+    def recording() -> Iterator[set[str]]:
+        seen: set[str] = set()
+
+        def watched(self: Section, name: str) -> Any:
+            module = sys._getframe(1).f_globals["__name__"]
+            if (
+                name in type(self).__pydantic_fields__
+                and module.startswith("posereid.")
+                and module != Section.__module__
+            ):
+                seen.add(name if isinstance(self, Recipe) else f"{sections.get(type(self), '')}.{name}")
+            return object.__getattribute__(self, name)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Section, "__getattribute__", watched, raising=False)
+            yield seen
+
+    return recording
+
+
+@pytest.fixture(scope="session")
+def assert_reads() -> Callable[[Stage, set[str]], None]:
+    return _assert_reads
+
+
+def _assert_reads(stage: Stage, seen: set[str]) -> None:
+    """That a stage read the sections that the table says, and of those of which it says the fields exactly these."""
+    table = READ_BY[stage]
+    assert {name for name in seen if "." not in name} == {place.split(".")[0] for place in table}
+    named = {place for place in table if "." in place}
+    sections = {place.split(".")[0] for place in named}
+    assert {name for name in seen if "." in name and name.split(".")[0] in sections} == named
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

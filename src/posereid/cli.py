@@ -21,6 +21,7 @@ from posereid.commands.data import Check, Shard, Synthesize
 from posereid.commands.evaluation import Compare, Evaluate
 from posereid.commands.filtering import Filter
 from posereid.commands.images import Embed, Transfer
+from posereid.commands.options import STAGES, options_of, require_read
 from posereid.commands.poses import Poses
 from posereid.commands.training import Train, TrainPose, TrainReid
 from posereid.commands.tune import TuneFusion
@@ -95,7 +96,9 @@ def _parse(arguments: Sequence[str]) -> Any:
         )
     kind = WITH_RECIPE[command]
     path = Path(arguments[1])
-    default = kind(recipe_file=path, out=tyro.MISSING, fields=read_recipe(path))
+    require_read(command, arguments)
+    options = options_of(STAGES[command]).of(read_recipe(path))
+    default = kind(recipe_file=path, out=tyro.MISSING, options=options)
     return tyro.cli(kind, prog=f"posereid {command}", args=list(arguments[1:]), default=default)
 
 

@@ -33,7 +33,9 @@ FusionMode = Literal["off", "flip", "fusion", "fusion+flip", "nfc", "all"]
 """What is averaged into an embedding at search time; nfc is neighbour feature centralisation."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Part of a recipe: checked, complete and unchangeable."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def changed(self, **values: Any) -> Self:
@@ -41,7 +43,7 @@ class _Section(BaseModel):
         return type(self)(**self.model_dump() | values)
 
 
-class DataRecipe(_Section):
+class DataRecipe(Section):
     """Which crops to read, and their size."""
 
     root: Path | None = Field(None, description="Folder of the data set, or a CSV with path,identity,camera.")
@@ -60,7 +62,7 @@ class DataRecipe(_Section):
     )
 
 
-class WorldRecipe(_Section):
+class WorldRecipe(Section):
     """The synthetic world that `posereid demo` renders, at the height of the data section."""
 
     identities: int = Field(64, ge=4, description="People, half for training and half for test.")
@@ -69,7 +71,7 @@ class WorldRecipe(_Section):
     preset: WorldPreset = Field("default", description="How hard the world is (docs/synthetic-world.md).")
 
 
-class GeneratorRecipe(_Section):
+class GeneratorRecipe(Section):
     """The pose-transfer generator (section 3.1 and 3.2)."""
 
     blocks: int = Field(4, ge=2, le=5, description="N, the number of PAAN and of PAGN blocks.")
@@ -91,14 +93,14 @@ class GeneratorRecipe(_Section):
     cameras: bool = Field(False, description="Beyond the paper: the generator is told which camera the target is from.")
 
 
-class DiscriminatorRecipe(_Section):
+class DiscriminatorRecipe(Section):
     """D_I and D_P, two instances of one class (Figure 7)."""
 
     base_width: int = Field(64, ge=4, le=512, description="Channels after the first convolution.")
     layers: int = Field(3, ge=1, le=5, description="Convolutions of stride 2 before the patch logits.")
 
 
-class EmbedderRecipe(_Section):
+class EmbedderRecipe(Section):
     """E, the re-ID network (section 4)."""
 
     backbone: str = Field("resnet50", description="Any timm backbone.")
@@ -111,7 +113,7 @@ class EmbedderRecipe(_Section):
     dropout: Probability = Field(0.5, description="Dropout of the classifier's middle layer.")
 
 
-class LossRecipe(_Section):
+class LossRecipe(Section):
     """The weights of equation 14 and when each term counts. A weight of 0 switches its term off."""
 
     adversarial: Weight = Field(5.0, description="λ_GAN, of equations 7 and 8.")
@@ -161,7 +163,7 @@ class LossRecipe(_Section):
         return self
 
 
-class OptimiserRecipe(_Section):
+class OptimiserRecipe(Section):
     """Adam, constant for the first part of training, then linear to zero (section 4)."""
 
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate before the decay.")
@@ -170,7 +172,7 @@ class OptimiserRecipe(_Section):
     constant_share: Probability = Field(0.5, description="Share of training before the linear decay begins.")
 
 
-class JointRecipe(_Section):
+class JointRecipe(Section):
     """Joint training of generator, discriminators and embedder (equation 14)."""
 
     epochs: int = Field(800, ge=1, description="Passes of pairs_per_epoch pairs.")
@@ -186,7 +188,7 @@ class JointRecipe(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
 
 
-class AugmentationRecipe(_Section):
+class AugmentationRecipe(Section):
     """Drawing the training identities in new poses."""
 
     poses_per_crop: int = Field(1, ge=1, description="K, target poses per training crop.")
@@ -200,7 +202,7 @@ class AugmentationRecipe(_Section):
     workers: int = Field(2, ge=1, le=64, description="Threads that encode and write crops.")
 
 
-class FilteringRecipe(_Section):
+class FilteringRecipe(Section):
     """Which generated crops are kept: the best share by each measure. A share of 1 switches a measure off."""
 
     identity: KeptShare = Field(1.0, description="Share kept by distance between embeddings of source and drawing.")
@@ -215,7 +217,7 @@ class FilteringRecipe(_Section):
     batch_size: int = Field(64, ge=1, description="Crops scored at a time.")
 
 
-class ReidRecipe(_Section):
+class ReidRecipe(Section):
     """Training of E on real and generated crops (section 3.7)."""
 
     epochs: int = Field(60, ge=1, description="Passes of quartets_per_epoch quartets.")
@@ -251,7 +253,7 @@ class ReidRecipe(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
 
 
-class RerankingRecipe(_Section):
+class RerankingRecipe(Section):
     """k-reciprocal re-ranking (Zhong et al. 2017), with their values for Market-1501."""
 
     k1: int = Field(20, ge=1, description="Neighbours within which two crops must list each other.")
@@ -259,7 +261,7 @@ class RerankingRecipe(_Section):
     lambda_value: Probability = Field(0.3, description="Weight of the original distance in the final one.")
 
 
-class FusionRecipe(_Section):
+class FusionRecipe(Section):
     """Embeddings averaged over generated poses, and over neighbours, at search time."""
 
     poses: int = Field(1, ge=0, le=64, description="Canonical poses in which each crop is drawn; 1 or more to fuse.")
@@ -278,7 +280,7 @@ class FusionRecipe(_Section):
     batch_size: int = Field(32, ge=1, description="Crops drawn at a time.")
 
 
-class PoseEstimatorRecipe(_Section):
+class PoseEstimatorRecipe(Section):
     """The network that finds joints in generated pictures, trained on the real crops, and its training."""
 
     backbone: str = Field("resnet18", description="Any timm backbone whose maps halve from stage to stage.")
@@ -296,7 +298,7 @@ class PoseEstimatorRecipe(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that stay on disk.")
 
 
-class EvaluationRecipe(_Section):
+class EvaluationRecipe(Section):
     """Evaluation on the test split."""
 
     metric: Literal["cosine", "euclidean"] = Field("cosine", description="Distance between embeddings.")
@@ -336,7 +338,7 @@ class EvaluationRecipe(_Section):
         return self
 
 
-class RuntimeRecipe(_Section):
+class RuntimeRecipe(Section):
     """Where and how it runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Accelerator; auto takes what is there.")
@@ -356,7 +358,7 @@ class RuntimeRecipe(_Section):
     )
 
 
-class SafetyRecipe(_Section):
+class SafetyRecipe(Section):
     """When a run is stopped, or warned about, because something goes wrong."""
 
     largest_loss: float = Field(1e4, gt=0, description="A larger loss term counts as exploded, like one not finite.")
@@ -369,7 +371,7 @@ class SafetyRecipe(_Section):
     collapse_steps: int = Field(100, ge=1, description="Steps without a break after which a collapse is reported.")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that decides a run."""
 
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of every random choice.")
@@ -401,6 +403,22 @@ class Recipe(_Section):
                     f"times, so it must be a multiple of {factor}"
                 )
         return self
+
+
+Stage = Literal["joint", "reid", "pose", "ablation"]
+"""What a command with a recipe does: train, train-reid, train-pose, ablate."""
+
+_EVERY_STAGE = ("seed", "data", "runtime", "safety")
+READ_BY: dict[Stage, tuple[str, ...]] = {
+    "joint": (*_EVERY_STAGE, "generator", "discriminator", "embedder", "losses", "joint"),
+    "reid": (
+        *(*_EVERY_STAGE, "embedder", "reid"),
+        *("losses.quartet", "losses.identity", "losses.margin", "losses.intra_margin"),
+    ),
+    "pose": (*_EVERY_STAGE, "pose_estimator"),
+    "ablation": tuple(name for name in Recipe.model_fields if name != "filtering"),
+}
+"""The sections of a recipe, or the fields of one, that each stage reads; the others its command does not offer."""
 
 
 def bundled_recipes() -> Path:

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from posereid.ablation.work import (
 )
 from posereid.augmentation.sets import read_manifest
 from posereid.cli import main
-from posereid.config import Recipe, read_recipe, write_recipe
+from posereid.config import Recipe, Stage, read_recipe, write_recipe
 from posereid.curves import read_log
 from posereid.data.validation import validation_identities
 from posereid.errors import InputError, Stopped
@@ -68,7 +69,19 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Recipe, quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+def read() -> set[str]:
+    """What the grid read of its recipe."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def finished(
+    recipe: Recipe,
+    quick: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    reading: Callable[[], AbstractContextManager[set[str]]],
+    read: set[str],
+) -> Grid:
     """A grid that was stopped in the midst of its generator's training and then brought to its end."""
     out = tmp_path_factory.mktemp("ablations") / "grid"
     torch.set_num_threads(1)
@@ -79,12 +92,14 @@ def finished(recipe: Recipe, quick: pytest.MonkeyPatch, tmp_path_factory: pytest
             signal.raise_signal(signal.SIGTERM)
         return step(networks, batch, recipe, number, fabric)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, reading() as begun:
         patch.setattr(joint, "training_step", stopped)
         with pytest.raises(Stopped, match="the same command goes on there"):
             ablate(recipe, out, SEEDS, GENERATOR_SEEDS, ROWS, progress=False)
     assert not (out / RESULTS_FILE).exists()
-    assert ablate(recipe, out, SEEDS, GENERATOR_SEEDS, ROWS, command="posereid ablate it", progress=False)
+    with reading() as seen:
+        assert ablate(recipe, out, SEEDS, GENERATOR_SEEDS, ROWS, command="posereid ablate it", progress=False)
+    read |= begun | seen
     return open_grid(plan_grid(recipe, out, SEEDS, GENERATOR_SEEDS, ROWS)[0])
 
 
@@ -96,6 +111,12 @@ def results(finished: Grid) -> dict[str, Any]:
 def test_the_cell_that_was_stopped_went_on_from_its_checkpoint(finished: Grid) -> None:
     log = read_log(finished.folder(Cell("generator", "full", 3)) / "log.jsonl")
     assert [record["resumed"] for record in log if "resumed" in record] == [False, True]
+
+
+def test_ablate_reads_what_the_table_says(
+    finished: Grid, read: set[str], assert_reads: Callable[[Stage, set[str]], None]
+) -> None:
+    assert_reads("ablation", read)
 
 
 def test_every_cell_has_recipe_log_weights_and_evaluation(finished: Grid) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from posereid.ablation.grid import GRID_FILE, LOCKS, WORLD, Grid, every_crop, read_json, renders_world
 from posereid.ablation.locks import waiting_lock
+from posereid.config import READ_BY
 from posereid.data.synthetic import synthesize
 from posereid.errors import InputError
 from posereid.files import require_free, write_atomically
@@ -102,11 +103,11 @@ def _pairs(path: Path, known: dict[str, Any], field: str) -> tuple[tuple[int, in
 def first_difference(known: dict[str, Any], given: dict[str, Any], place: str = "") -> str | None:
     """The first field in which two recipes differ, as ``field is NEW, was OLD``.
 
-    Where and how it runs does not count, nor where the set lies; what is in it is compared by its fingerprint.
+    Where and how it runs does not count, nor what no cell reads, nor where the set lies; what is in it is compared by its fingerprint.
     """
     for name in dict.fromkeys((*given, *known)):
         field = f"{place}{name}"
-        if field in ("runtime", "safety", "data.root", "data.keypoints"):
+        if field in ("runtime", "safety", "data.root", "data.keypoints") or not (place or field in READ_BY["ablation"]):
             continue
         old, new = known.get(name), given.get(name)
         if isinstance(old, dict) and isinstance(new, dict):

@@ -8,13 +8,14 @@ from pathlib import Path
 import tyro
 
 from posereid.commands.common import placed
-from posereid.commands.training import RecipeFields
-from posereid.config import Recipe
+from posereid.commands.options import options_of
+from posereid.commands.training import Options
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Measure the paper's ablation (Table 3), and what it lacks, over several seeds. Recipe fields are options.
+    """Measure the paper's ablation (Table 3), and what it lacks, over several seeds. What it reads of the
+    recipe is an option.
 
     Without a data set the recipe's world is rendered. The same command goes on where it was stopped; on a folder that
     several machines share each does cells that no other is at.
@@ -35,7 +36,7 @@ class Ablate:
     """Cells done at a time, each in a process with its share of the threads."""
     dry_run: bool = False
     """Print the plan, the steps, and an estimate of the time from a few measured steps; write nothing."""
-    fields: RecipeFields = field(default_factory=Recipe)
+    options: Options = field(default_factory=options_of("ablation"))
 
     def run(self) -> None:
         """Do the grid, or plan it."""
@@ -43,7 +44,7 @@ class Ablate:
         from posereid.training.devices import set_threads
 
         set_threads()
-        recipe = placed(self.fields)
+        recipe = placed(self.options.recipe())
         grid = (recipe, self.out, self.seeds, self.generator_seeds, self.rows)
         if self.dry_run:
             print(plan(*grid, jobs=self.jobs))

@@ -7,14 +7,14 @@ from typing import Annotated
 import tyro
 
 from posereid.commands.common import crops_of, placed, say_first, spread
-from posereid.config import Recipe
+from posereid.commands.options import RecipeOptions, options_of
 
-RecipeFields = Annotated[Recipe, tyro.conf.arg(name="")]
+Options = Annotated[RecipeOptions, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train generator, discriminators and embedder together (equation 14). Every field of the recipe is an option."""
+    """Train generator, discriminators and embedder together (equation 14). What it reads of the recipe is an option."""
 
     recipe_file: tyro.conf.Positional[Path]
     """Recipe to start from, for example recipes/market1501.yaml."""
@@ -26,7 +26,7 @@ class Train:
     """Processes on each machine, one per device; short for --runtime.devices."""
     num_nodes: int | None = None
     """Machines; short for --runtime.num-nodes."""
-    fields: RecipeFields = field(default_factory=Recipe)
+    options: Options = field(default_factory=options_of("joint"))
 
     def run(self) -> None:
         """Train."""
@@ -34,14 +34,14 @@ class Train:
         from posereid.training.joint import train_joint
 
         set_threads()
-        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
+        recipe = placed(spread(self.options.recipe(), self.devices, self.num_nodes))
         train_joint(recipe, crops_of(recipe), self.out, resume=self.resume)
         say_first(f"{self.out}: trained; next: posereid augment {self.out} --out NEW_FOLDER")
 
 
 @dataclass(frozen=True)
 class TrainReid:
-    """Train the re-ID network on real, or real and generated, crops. Every field of the recipe is an option."""
+    """Train the re-ID network on real, or real and generated, crops. What it reads of the recipe is an option."""
 
     recipe_file: tyro.conf.Positional[Path]
     """Recipe to start from."""
@@ -57,7 +57,7 @@ class TrainReid:
     """Processes on each machine, one per device; short for --runtime.devices."""
     num_nodes: int | None = None
     """Machines; short for --runtime.num-nodes."""
-    fields: RecipeFields = field(default_factory=Recipe)
+    options: Options = field(default_factory=options_of("reid"))
 
     def run(self) -> None:
         """Train."""
@@ -67,7 +67,7 @@ class TrainReid:
         from posereid.training.reid import train_reid
 
         set_threads()
-        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
+        recipe = placed(spread(self.options.recipe(), self.devices, self.num_nodes))
         crops = crops_of(recipe)
         if self.generated is not None:
             crops = with_generated(crops, load_crops(self.generated))
@@ -77,7 +77,10 @@ class TrainReid:
 
 @dataclass(frozen=True)
 class TrainPose:
-    """Train a pose estimator on a set's own joints, to find them again in generated pictures (PCKh)."""
+    """Train a pose estimator on a set's own joints, to find them again in generated pictures (PCKh).
+
+    What it reads of the recipe is an option.
+    """
 
     recipe_file: tyro.conf.Positional[Path]
     """Recipe to start from."""
@@ -89,7 +92,7 @@ class TrainPose:
     """Processes on each machine, one per device; short for --runtime.devices."""
     num_nodes: int | None = None
     """Machines; short for --runtime.num-nodes."""
-    fields: RecipeFields = field(default_factory=Recipe)
+    options: Options = field(default_factory=options_of("pose"))
 
     def run(self) -> None:
         """Train."""
@@ -97,6 +100,6 @@ class TrainPose:
         from posereid.training.pose import train_pose_estimator
 
         set_threads()
-        recipe = placed(spread(self.fields, self.devices, self.num_nodes))
+        recipe = placed(spread(self.options.recipe(), self.devices, self.num_nodes))
         train_pose_estimator(recipe, crops_of(recipe), self.out, resume=self.resume)
         say_first(f"{self.out}: trained; next: posereid evaluate RUN --pose-estimator {self.out}")

@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from torch.utils.data import Dataset
 
 from posereid.config import (
+    READ_BY,
     JointRecipe,
     PoseEstimatorRecipe,
     Recipe,
     ReidRecipe,
+    Stage,
     read_recipe,
     write_recipe,
 )
@@ -94,7 +96,7 @@ class TrainingRun:
 
     out: Path
     recipe: Recipe
-    stage: str
+    stage: Stage
     train_crops: CropTable
     fabric: Fabric
     checkpoint: Checkpoint | None
@@ -266,7 +268,7 @@ class TrainingRun:
 
 @contextmanager
 def open_run(
-    out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool, started_from: RunOrigin | None = None
+    out: Path, recipe: Recipe, stage: Stage, train: CropTable, *, resume: bool, started_from: RunOrigin | None = None
 ) -> Iterator[TrainingRun]:
     """A run that may be written to ``out``: new or empty, or with ``resume`` perhaps begun, by the same recipe.
 
@@ -321,7 +323,7 @@ def due(step: int, every: int, steps: int) -> bool:
 
 
 def _checkpoint_to_go_on_from(
-    out: Path, recipe: Recipe, stage: str, train: CropTable, *, resume: bool
+    out: Path, recipe: Recipe, stage: Stage, train: CropTable, *, resume: bool
 ) -> Checkpoint | None:
     """None where the run begins at its first step, be it new or stopped before its first checkpoint."""
     if not resume:
@@ -333,7 +335,7 @@ def _checkpoint_to_go_on_from(
         if is_free(out, RUN_FILE):
             return None
         raise InputError(f"{out} holds no run to resume, but something else; choose a new or empty folder to begin in.")
-    if difference := _first_difference(read_recipe(out / RECIPE_FILE), recipe):
+    if difference := _first_difference(read_recipe(out / RECIPE_FILE), recipe, stage):
         raise InputError(
             f"{out} was begun with another recipe than the one given ({difference}); resume with its own "
             f"{out / RECIPE_FILE}, or choose another folder."
@@ -354,18 +356,22 @@ def _checkpoint_to_go_on_from(
     return checkpoint
 
 
-def _first_difference(own: Recipe, given: Recipe) -> str | None:
-    for section in type(own).model_fields:
+def _first_difference(own: Recipe, given: Recipe, stage: Stage) -> str | None:
+    """The first thing that decides this stage's weights in which two recipes differ, as ``field is NEW, was OLD``."""
+    for place in READ_BY[stage]:
+        section, _, field_alone = place.partition(".")
         if section in ("runtime", "safety"):
             continue
         old, new = getattr(own, section), getattr(given, section)
+        if field_alone:
+            old, new = getattr(old, field_alone), getattr(new, field_alone)
         if section == "data":
             # The set may have been moved or packed into shards; whether it is the same, its fingerprint tells.
             old, new = (recipe.data.model_copy(update=_PLACES) for recipe in (own, given))
         if old == new:
             continue
         if not isinstance(old, BaseModel):
-            return f"{section} is {new}, was {old}"
+            return f"{place} is {new}, was {old}"
         name = next(name for name in type(old).model_fields if getattr(old, name) != getattr(new, name))
         return f"{section}.{name} is {getattr(new, name)}, was {getattr(old, name)}"
     return None
