@@ -103,7 +103,8 @@ def _pairs(path: Path, known: dict[str, Any], field: str) -> tuple[tuple[int, in
 def first_difference(known: dict[str, Any], given: dict[str, Any], place: str = "") -> str | None:
     """The first field in which two recipes differ, as ``field is NEW, was OLD``.
 
-    Where and how it runs does not count, nor what no cell reads, nor where the set lies; what is in it is compared by its fingerprint.
+    Where and how it runs does not count, nor what no cell reads, nor where the set lies: what is in it is compared by
+    its fingerprint.
     """
     for name in dict.fromkeys((*given, *known)):
         field = f"{place}{name}"
