@@ -161,10 +161,12 @@ def test_what_was_not_evaluated_has_no_section(build: Build) -> None:
 
 def test_a_reason_stands_where_there_is_no_figure(build: Build) -> None:
     evaluation = build()
-    reasons = {"verification_note": "All show one person.", "generator_note": "no test identity has two crops"}
-    noted = replace(evaluation, figures=evaluation.figures | reasons, verification=None)
-    assert "All show one person." in section(noted, "Same person or not").text
-    assert "no test identity has two crops." in section(noted, "How good the pictures are").text
+    reasons = {"verification": "All show one person.", "generator": "No test identity has two crops."}
+    noted = replace(evaluation, figures=evaluation.figures | {"not_measured": reasons}, verification=None)
+    assert section(noted, "What was not measured").tables[0].rows == [
+        ("same person or not", "All show one person."),
+        ("image quality", "No test identity has two crops."),
+    ]
 
 
 def test_the_text_says_the_protocol(build: Build) -> None:

@@ -24,7 +24,7 @@ from posereid.evaluation.headlines import HEADLINES, RANKS
 from posereid.evaluation.per_query import QueryFigures
 from posereid.evaluation.picture_measures import ANSWERS, MEASURES
 from posereid.evaluation.search import Search
-from posereid.evaluation.tables import cell
+from posereid.evaluation.tables import cell, not_measured, own_crop_notes
 from posereid.evaluation.verification import OperatingPoint, VerificationResult
 from posereid.files import write_atomically
 from posereid.pictures import RankedRow, ranked_list_sheet
@@ -98,15 +98,15 @@ def write_evaluation_report(path: Path | str, evaluation: Evaluation, *, example
 def evaluation_sections(evaluation: Evaluation, *, examples: int = 5) -> list[Section]:
     """All there is to say of an evaluation, for a report page: search, generated pictures, circumstances.
 
-    Parts that were not evaluated have no section; where the figures say why, that stands in its place. Raises
+    Parts that were not evaluated have no section; where the figures say why, that stands in a table of its own. Raises
     :class:`InputError` as :func:`search_sections` does.
     """
     figures = evaluation.figures
     sections = search_sections(evaluation, examples=examples)
     if figures.get("generator"):
         sections.append(quality_section(figures["generator"], confidence=figures["confidence"]))
-    elif note := figures.get("generator_note"):
-        sections.append(Section("How good the pictures are", f"This was not measured: {note}."))
+    if reasons := not_measured(figures):
+        sections.append(Section("What was not measured", tables=[Table(("what", "why"), reasons)]))
     return [*sections, _circumstances(figures)]
 
 
@@ -126,8 +126,6 @@ def search_sections(evaluation: Evaluation, *, examples: int = 5) -> list[Sectio
         sections.append(_fused(fusion, evaluation.figures["confidence"]))
     if evaluation.verification is not None:
         sections.append(_verified(evaluation.verification, evaluation.figures["reid"]["metric"]))
-    elif note := evaluation.figures.get("verification_note"):
-        sections.append(Section("Same person or not", f"This was not measured: {note}"))
     return [*sections, _failures(evaluation, evaluation.search, examples)]
 
 
@@ -208,6 +206,7 @@ def _search_text(figures: Mapping[str, Any]) -> str:
         )
     if unmatched := reid["queries_without_match"]:
         protocol.append(f"Queries without any right crop in the gallery are left out of every figure: {unmatched:,}.")
+    protocol += own_crop_notes(reid)
     if reid["average_precision"] == "trapezoid":
         protocol.append(
             "mAP is the mean over queries of the average precision by trapezoids, as in the original Market-1501 code."

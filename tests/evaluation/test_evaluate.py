@@ -1,8 +1,11 @@
 """The evaluation of a run, and of features alone, against the same figures computed step by step."""
 
+import html
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ from posereid.errors import InputError
 from posereid.evaluation.embeddings import Embeddings, pool_queries
 from posereid.evaluation.evaluate import embed_test, evaluate_features, evaluate_run
 from posereid.evaluation.headlines import HEADLINES
+from posereid.evaluation.picture_measures import MEASURES
 from posereid.evaluation.ranking import rank_features
 from posereid.evaluation.tables import evaluation_table
+from posereid.evaluation_report import write_evaluation
 from posereid.features import embed_crops
 from posereid.training.checkpoint import load_embedder, new_embedder
 from posereid.training.joint import train_joint
@@ -144,3 +149,79 @@ def test_an_empty_split_is_named(crops: CropTable, tiny_recipe: Build) -> None:
     embedder = new_embedder(tiny_recipe(), identities=4).eval()
     with pytest.raises(InputError, match="no query crops"):
         embed_test(embedder, crops.with_crops(crops.gallery), QUICK)
+
+
+def test_each_part_that_cannot_be_had_ends_alone_and_says_why(run: Path, crops: CropTable, tmp_path: Path) -> None:
+    settings = QUICK.changed(fusion={"weight": 0.5})
+    untrained = crops.with_crops([*crops.query, *crops.gallery])
+    bare = crops.with_crops(replace(crop, joints=None, mask_path=None) for crop in untrained)
+    lone = bare.with_crops(replace(crop, identity=7) for crop in bare)
+    abroad = crops.with_crops(replace(crop, camera=crop.camera + 10 * (crop.split == "train")) for crop in crops)
+    for table, lacking, there in (
+        (untrained, {"mean_image", "camera_mean"}, {"reid", "verification", "generator"}),
+        (abroad, {"camera_mean"}, {"reid", "verification", "generator"}),
+        (bare, {"generator", "fusion"}, {"reid", "verification"}),
+        (lone, {"generator", "fusion", "verification"}, {"reid"}),
+        (crops.with_crops(crops.gallery), {"reid", "mean_image", "camera_mean"}, {"generator"}),
+    ):
+        evaluation = evaluate_run(run, settings, crops=table, fusion=["fusion"] * (table in (bare, lone)))
+        figures = evaluation.figures
+        # The other measures need what is given to none of them.
+        assert set(figures["not_measured"]) - set(MEASURES) == lacking
+        assert {part for part in ("reid", "verification", "generator") if figures.get(part)} == there
+        assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+        text = evaluation_table(figures)
+        assert all(reason.endswith(".") and reason in text for reason in figures["not_measured"].values())
+    write_evaluation(evaluation, tmp_path / "e.json")
+    page = html.unescape((tmp_path / "e.html").read_text(encoding="utf-8"))
+    assert all(reason in page for reason in json.loads((tmp_path / "e.json").read_text())["not_measured"].values())
+    with pytest.raises(InputError, match="no gallery crops"):
+        evaluate_run(run, settings, crops=bare.with_crops(bare.query))
+
+
+def test_a_query_that_lies_in_the_gallery_is_not_its_own_match(crops: CropTable, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features, identities = rng.normal(size=(40, 8)), np.repeat(np.arange(10), 4) + 1
+    names = np.array([f"{number}.jpg" for number in range(40)])
+    held = {"features": features, "identities": identities}
+
+    def search(query: slice, **gallery: Any) -> dict[str, Any]:
+        np.savez(tmp_path / "q.npz", **{name: values[query] for name, values in (held | {"names": names}).items()})
+        np.savez(tmp_path / "g.npz", **held | {"names": names} | gallery)
+        return evaluate_features([tmp_path / "q.npz", tmp_path / "g.npz"], QUICK).figures
+
+    figures = search(slice(15), features=features + 1e-7)  # a network's answers differ a little between batches
+    precisions = []
+    for number in range(15):
+        others = np.delete(np.arange(40), number)
+        result = rank_features(features[[number]], features[others], identities[[number]], identities[others])
+        precisions.append(result.mean_average_precision)
+    assert figures["reid"]["mAP"] == pytest.approx(100 * np.mean(precisions), abs=0.005)
+    assert figures["reid"]["own_crops_left_out"] == 15
+    assert figures["verification"]["genuine_pairs"] == 15 * 3
+    assert "15 queries are in the gallery too" in evaluation_table(figures)
+    # Of one name, but two crops: file names of two folders.
+    assert search(slice(15), features=rng.normal(size=(40, 8)))["reid"]["own_crops_left_out"] == 0
+    # Other names, yet the very features of a query: said, and left in.
+    renamed = search(slice(15), names=np.array([f"copy of {name}" for name in names]))
+    assert (renamed["reid"]["rank1"], renamed["reid"]["same_features"]) == (100, 15)
+    assert "15 queries have a right crop with exactly their own features" in evaluation_table(renamed)
+    # Features that are all alike say nothing about which crops are the same.
+    held["features"] = np.ones((40, 8))
+    assert search(slice(15), names=names[::-1])["reid"]["same_features"] == 0
+    everyone_once = held | {"identities": np.arange(40) + 1, "names": names}
+    np.savez(tmp_path / "q.npz", **everyone_once)
+    with pytest.raises(InputError, match=r"40 have crops of their identity that are the query itself"):
+        evaluate_features([tmp_path / "q.npz", tmp_path / "q.npz"], QUICK)
+
+
+def test_a_remedy_is_one_that_helps(run: Path, crops: CropTable) -> None:
+    one_camera = crops.with_crops(replace(crop, camera=1, joints=None) for crop in crops)
+    with pytest.raises(InputError, match=r"own camera only.* \(--no-same-camera-rule"):
+        evaluate_run(run, QUICK, crops=one_camera)
+    assert evaluate_run(run, QUICK.changed(same_camera_rule=False), crops=one_camera).figures["reid"]["queries"]
+    strangers = one_camera.with_crops(
+        replace(crop, identity=crop.identity + 500 * (crop.split == "query")) for crop in one_camera
+    )
+    with pytest.raises(InputError, match="have none at all; check that both sides name people alike"):
+        evaluate_run(run, QUICK, crops=strangers)

@@ -1,12 +1,12 @@
 """The command that draws training crops."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from posereid.commands.common import crops_of, say_first
+from posereid.commands.common import SetPlace, crops_of, say_first
 from posereid.config import TargetPolicy
 
 
@@ -21,8 +21,7 @@ class Augment:
     """Folder that `posereid train` wrote."""
     out: Path
     """New folder for the generated set."""
-    root: Path | None = None
-    """Where the run's data set lies now, if it was moved."""
+    place: Annotated[SetPlace, tyro.conf.arg(name="")] = field(default_factory=SetPlace)
     poses_per_crop: int | None = None
     """Target poses per crop; without it, what the run's recipe says."""
     target_poses: TargetPolicy | None = None
@@ -57,7 +56,7 @@ class Augment:
         settings = recipe.augmentation.changed(**given)
         devices = recipe.runtime.devices if self.num_processes is None else self.num_processes
         runtime = recipe.runtime.changed(devices=devices, num_nodes=1)
-        crops = crops_of(recipe, self.root)
+        crops = crops_of(recipe, self.place)
         with ending_with_the_first():
             fabric = launch_fabric(runtime)
             if is_first_process():

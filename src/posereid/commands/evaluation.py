@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from posereid.commands.common import SetPlace, every_crop_of
 from posereid.config import EvaluationRecipe, FusionMode
 from posereid.errors import InputError
 
@@ -24,8 +25,7 @@ class Evaluate:
     features: tuple[Path, ...] = ()
     """One .npz with query_features, query_identities, query_cameras, query_names and the same for gallery (cameras and
     names are optional), or two as `posereid embed` writes them, the query's first."""
-    root: Path | None = None
-    """Another data set than the one the run was trained on."""
+    place: Annotated[SetPlace, tyro.conf.arg(name="")] = field(default_factory=SetPlace)
     judge: Path | None = None
     """Run whose embedder says whether generated pictures keep their identity; best one trained on real crops only."""
     pose_estimator: Path | None = None
@@ -50,6 +50,7 @@ class Evaluate:
         from posereid.evaluation.evaluate import evaluate_features, evaluate_run
         from posereid.evaluation.tables import evaluation_table
         from posereid.evaluation_report import write_evaluation
+        from posereid.training.checkpoint import latest_checkpoint
         from posereid.training.devices import set_threads
 
         set_threads()
@@ -60,7 +61,7 @@ class Evaluate:
             evaluation = evaluate_run(
                 self.run_folder,
                 self.settings,
-                root=self.root,
+                crops=every_crop_of(latest_checkpoint(self.run_folder).recipe, self.place),
                 judge=self.judge,
                 pose_estimator=self.pose_estimator,
                 fusion=self.fusion,
@@ -82,8 +83,9 @@ class Evaluate:
             option = "--cache" if self.cache else "--keep-drawings"
             raise InputError(f"{option} was given without --fusion, whose embeddings it keeps; leave it out.")
         if self.run_folder is None:
-            options = ("root", "judge", "pose_estimator", "fusion", "generator")
-            given = [name for name in options if getattr(self, name)]
+            options = ("judge", "pose_estimator", "fusion", "generator")
+            given = [name for name in ("root", "layout", "keypoints") if getattr(self.place, name)]
+            given += [name for name in options if getattr(self, name)]
             if given:
                 option = given[0].replace("_", "-")
                 raise InputError(f"--{option} was given with --features, which know of no images; leave it out.")
@@ -91,7 +93,8 @@ class Evaluate:
                 raise InputError("posereid evaluate needs a run's folder or --features FILE.npz.")
             place = Path(f"evaluation-{self.features[0].stem}.json")
         else:
-            place = self.run_folder / (f"evaluation-{self.root.stem}.json" if self.root else "evaluation.json")
+            root = self.place.root
+            place = self.run_folder / (f"evaluation-{root.stem}.json" if root else "evaluation.json")
         out = self.out or place
         if out.suffix != ".json":
             raise InputError(f"--out is {out}; give a file name that ends in .json.")

@@ -1,12 +1,12 @@
 """The command that keeps the best drawings of a generated set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from posereid.commands.common import crops_of
+from posereid.commands.common import SetPlace, crops_of
 from posereid.config import FilteringRecipe
 
 
@@ -27,8 +27,7 @@ class Filter:
     """Folder that `posereid train-reid` wrote from real crops alone; its embedder judges identity."""
     pose_estimator: Path | None = None
     """Folder that `posereid train-pose` wrote, for --pose-by keypoints."""
-    root: Path | None = None
-    """Where the run's data set lies now, if it was moved."""
+    place: Annotated[SetPlace, tyro.conf.arg(name="")] = field(default_factory=SetPlace)
     identity: float | None = None
     """Share kept by distance between embeddings of source and drawing; without it, what the run's recipe says."""
     pose: float | None = None
@@ -54,7 +53,7 @@ class Filter:
         made = filter_set(
             self.generated,
             self.out,
-            crops_of(recipe, self.root),
+            crops_of(recipe, self.place),
             self._settings(recipe.filtering),
             run=self.run_folder,
             judge=self.judge,

@@ -1,12 +1,12 @@
 """The command that chooses how embeddings are fused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from posereid.commands.common import every_crop_of
+from posereid.commands.common import SetPlace, every_crop_of
 from posereid.errors import InputError
 
 
@@ -26,8 +26,7 @@ class TuneFusion:
     it (.json)."""
     validation_share: float | None = None
     """Share of the training identities to choose on; without it, what the run's recipe held out, and never more."""
-    root: Path | None = None
-    """Where the run's data set lies now, if it was moved."""
+    place: Annotated[SetPlace, tyro.conf.arg(name="")] = field(default_factory=SetPlace)
     poses: int | None = None
     """Most poses to try; without it, 8, or all that the pose file holds."""
     pose_file: Path | None = None
@@ -57,7 +56,7 @@ class TuneFusion:
             self.run_folder,
             self.generator,
             share=self.validation_share,
-            crops=every_crop_of(recipe, self.root),
+            crops=every_crop_of(recipe, self.place),
             settings=recipe.evaluation.changed(fusion=fusion),
             most_poses=self.poses,
             cache=self.cache or self.run_folder / FEATURES_FOLDER,

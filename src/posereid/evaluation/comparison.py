@@ -166,6 +166,9 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); evaluate again.") from None
     data = evaluation.get("data") if isinstance(evaluation, dict) else None
+    reasons = evaluation.get("not_measured") if isinstance(evaluation, dict) else None
+    if isinstance(reasons, dict) and PLAIN in reasons:
+        raise InputError(f"{file} holds no search to compare; evaluating found: {shown(reasons[PLAIN], 200)}.")
     if not isinstance(data, dict) or "schema" not in evaluation or not isinstance(data.get("test_fingerprint"), str):
         raise InputError(f"{file} was not written by posereid evaluate; give a run's folder or its evaluation.json.")
     return evaluation
@@ -189,8 +192,9 @@ def _require_same_test(
     tests = [evaluation["data"]["test_fingerprint"] for evaluation in evaluations]
     names = [[name for name, _, _ in table.labels] for table in figures]
     same_names = names[0] == names[1] or not all(names[0]) or not all(names[1])
-    if tests[0] != tests[1] or not same_names or figures[0].identities != figures[1].identities:
+    own = [part.get("own_crops_left_out", 0) for part in parts]
+    if tests[0] != tests[1] or not same_names or figures[0].identities != figures[1].identities or own[0] != own[1]:
         raise InputError(
-            f"{files[0]} and {files[1]} were measured on different tests: queries, gallery or same-camera rule differ; "
-            "only evaluations of the same test can be compared."
+            f"{files[0]} and {files[1]} were measured on different tests: queries, gallery, same-camera rule or crops "
+            "that are on both sides differ; only evaluations of the same test can be compared."
         )

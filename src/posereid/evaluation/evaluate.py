@@ -1,7 +1,8 @@
 """A run, or features from elsewhere, on a test set: how well people are found, how good generated pictures are."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +26,16 @@ from posereid.evaluation.fused_search import (
     load_networks,
     with_controls,
 )
-from posereid.evaluation.generator_quality import MEASURES, ImageQuality, has_pose_pairs, measure_generator
+from posereid.evaluation.generator_quality import MEASURES, ImageQuality, measure_generator, pick_test_pairs
 from posereid.evaluation.learned_metrics import find_learned_metrics
+from posereid.evaluation.picture_measures import KeypointEstimator
 from posereid.evaluation.plain_figures import quality_intervals, verification_figures
-from posereid.evaluation.search import Search
+from posereid.evaluation.search import Search, require_matches
 from posereid.evaluation.verification import VerificationResult
 from posereid.features import embed_crops, read_image_folder
+from posereid.fusion import can_be_drawn, uses_poses
+from posereid.fusion.cache import open_folder
+from posereid.generator.generator import PoseTransferGenerator
 from posereid.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -100,7 +105,8 @@ def evaluate_run(
     PCKh is not measured. ``fusion`` are modes in which to search too, with off and flip beside them as controls;
     ``generator_run`` is the run that draws for them (the run itself otherwise), ``cache`` the folder in which their
     embeddings are kept (otherwise ``features`` in the run's folder), the drawn pictures too with ``keep_drawings``.
-    Raises InputError.
+    A part that cannot be had is left out alone, and ``figures["not_measured"]`` says why. Raises InputError for
+    arguments that are wrong, before anything is computed, and where no part at all can be had.
     """
     checkpoint = latest_checkpoint(run)
     recipe = checkpoint.recipe
@@ -119,69 +125,73 @@ def evaluate_run(
         raise InputError(
             f"{run} has no generator, whose pictures --judge and --pose-estimator look at; leave them out."
         )
+    if generator is not None and settings.pairs_file is not None:
+        pick_test_pairs([*crops.query, *crops.gallery], settings)
     networks = load_networks(run, checkpoint, fusion, generator_run, settings.fusion, device)
     judging_embedder = load_embedder(judging.folder, device) if judge or embedder is not None else None
     estimator = load_pose_estimator(pose_estimator, device) if pose_estimator else None
-    figures = {
-        "schema": SCHEMA,
-        "run": run.name,
-        "stage": checkpoint.stage,
-        "step": checkpoint.step,
-        "seed": recipe.seed,
-        "data": {
-            "root": crops.root.name,
-            "layout": crops.layout,
-            "query": len(crops.query),
-            "gallery": len(crops.gallery),
-            "fingerprint": crops.fingerprint,
-            "files_left_out": len(crops.unparsed) + len(crops.missing),
-        },
-        **_circumstances(settings, str(device)),
-    }
-    evaluation = Evaluation(figures, crops)
-    if networks is not None:
-        parts = SideParts.of(
-            networks,
-            crops,
-            _more_queries(crops, settings),
-            settings.fusion,
-            cache=cache or run / FEATURES_FOLDER,
-            keep_drawings=keep_drawings,
-            progress=progress,
+    evaluation = Evaluation(_figures_of(run, checkpoint, crops, settings, device), crops)
+    figures = evaluation.figures
+    drawing = [mode for mode in fusion if uses_poses(mode)]
+    tested = (*crops.query, *crops.gallery)
+    if networks is not None and networks.generator is not None and not any(map(can_be_drawn, tested)):
+        figures["not_measured"]["fusion"] = (
+            f"None of the {len(tested)} query and gallery crops has both shoulders and both hips among its keypoints, "
+            f"so there is nobody to draw for {' and '.join(drawing)}; give the set's keypoint files by --keypoints."
         )
-        evaluation = _searched(evaluation, *parts.sides("off", settings), settings, device=device, progress=progress)
-        evaluation = _fused(evaluation, parts, networks, fusion, settings, device)
-    elif embedder is not None:
-        query, gallery = embed_test(embedder, crops, settings, progress=progress)
-        evaluation = _searched(evaluation, query, gallery, settings, device=device, progress=progress)
-    if generator is None:
-        return evaluation
-    if settings.pairs_file is None and not has_pose_pairs([*crops.query, *crops.gallery]):
+        fusion = [mode for mode in fusion if mode not in drawing]
+        networks = load_networks(run, checkpoint, fusion, None, settings.fusion, device)
+    kept = cache or run / FEATURES_FOLDER
+    if networks is not None:
+        open_folder(kept)
+    if embedder is not None:
+        with _part(figures, "reid"):
+            _require_searchable(crops, settings)
+            parts = None
+            if networks is not None:
+                with _part(figures, "fusion"):
+                    parts = SideParts.of(
+                        networks,
+                        crops,
+                        _more_queries(crops, settings),
+                        settings.fusion,
+                        cache=kept,
+                        keep_drawings=keep_drawings,
+                        progress=progress,
+                    )
+            sides = parts.sides("off", settings) if parts else embed_test(embedder, crops, settings, progress=progress)
+            evaluation = _searched(evaluation, *sides, settings, device=device, progress=progress)
+            if networks is not None and parts is not None:
+                with _part(figures, "fusion"):
+                    evaluation = _fused(evaluation, parts, networks, fusion, settings, device)
+    if generator is not None:
         figures["generator"] = None
-        figures["generator_note"] = "no test identity has two crops with both shoulders and both hips"
-        return evaluation
-    quality = measure_generator(
-        generator,
-        crops,
-        settings,
-        embedder=judging_embedder,
-        pose_estimator=estimator,
-        learned=find_learned_metrics(device),
-        progress=progress,
-    )
-    figures["generator"] = {
-        "pairs": quality.pairs,
-        "pairs_seed": settings.pairs_seed,
-        "foreground_from": quality.foreground_from,
-        "targets_of_unseen_cameras": quality.unseen_cameras,
-        "identity_judged_by": judge.name if judge else "the run's own embedder, trained together with the generator",
-        "joints_found_by": pose_estimator.name if pose_estimator else None,
-        "scores": quality.scores(),
-        "intervals": quality_intervals(quality, settings),
-        "recipes": {measure: MEASURES[measure].recipe for measure in quality.scores()},
-        "not_measured": dict(quality.not_measured),
-    }
-    return replace(evaluation, quality=quality)
+        with _part(figures, "generator"):
+            quality = _measured(generator, crops, settings, judging_embedder, estimator, progress)
+            judges = {
+                "identity_judged_by": judge.name
+                if judge
+                else "the run's own embedder, trained together with the generator",
+                "joints_found_by": pose_estimator.name if pose_estimator else None,
+            }
+            figures["generator"] = _quality_figures(quality, settings) | judges
+            figures["not_measured"] |= quality.not_measured
+            evaluation = replace(evaluation, quality=quality)
+    if evaluation.search is None and evaluation.quality is None:
+        reasons = figures["not_measured"]
+        raise InputError(reasons.get("reid") or reasons["generator"])
+    return evaluation
+
+
+@contextmanager
+def _part(figures: dict[str, Any], name: str) -> Iterator[None]:
+    """A part of an evaluation: what keeps it from being had ends it alone, and is written down as the reason."""
+    try:
+        yield
+    except InputError as error:
+        figures["not_measured"][name] = str(error)
+    except MemoryError as error:
+        figures["not_measured"][name] = f"The memory does not suffice ({error or 'no more is to be had'})."
 
 
 def evaluate_features(
@@ -196,6 +206,7 @@ def evaluate_features(
         "stage": "features",
         "data": {"query": len(query), "gallery": len(gallery)},
         **_circumstances(settings, str(device or "cpu")),
+        "not_measured": {},
     }
     if settings.multi_query != "none":
         query = pool_queries(query, pooling=settings.multi_query)
@@ -237,6 +248,17 @@ def _more_queries(crops: CropTable, settings: EvaluationRecipe) -> CropTable:
     )
 
 
+def _require_searchable(crops: CropTable, settings: EvaluationRecipe) -> None:
+    """Raise :class:`InputError`, before anything is embedded, where the labels leave nothing to search for."""
+    sides = []
+    for name, split in (("query", crops.query), ("gallery", crops.gallery)):
+        if not len(split):
+            raise InputError(f"{crops.root} has no {name} crops; evaluation needs both query and gallery.")
+        # Whether crops of one name are one crop their features will say.
+        sides.append(Embeddings(np.empty((len(split), 0), np.float32), split.identities, split.cameras))
+    require_matches(sides[0], sides[1], settings)
+
+
 def _searched(
     evaluation: Evaluation,
     query: Embeddings,
@@ -251,19 +273,19 @@ def _searched(
     figures = evaluation.figures
     figures["data"]["test_fingerprint"] = search.fingerprint
     figures["reid"] = search.summary(settings) | {"multi_query": settings.multi_query}
-    reranked = search.reranked(settings, device=device, progress=progress) if settings.rerank else None
-    if reranked:
-        figures["reid_reranked"] = reranked.summary(settings) | {
-            "multi_query": settings.multi_query,
-            "reranking": settings.reranking.model_dump(),
-        }
-    try:
+    reranked = verification = None
+    if settings.rerank:
+        with _part(figures, "reid_reranked"):
+            reranked = search.reranked(settings, device=device, progress=progress)
+            figures["reid_reranked"] = reranked.summary(settings) | {
+                "multi_query": settings.multi_query,
+                "reranking": settings.reranking.model_dump(),
+            }
+    # One person alone can be ranked, but nobody is there to be mistaken for.
+    with _part(figures, "verification"):
         verification = search.verify(settings, progress=progress)
         figures["verification"] = verification_figures(verification)
-    except InputError as error:  # one person alone can be ranked, but nobody is there to be mistaken for
-        verification = None
-        figures["verification_note"] = str(error)
-    return Evaluation(figures, evaluation.crops, search, reranked, verification)
+    return replace(evaluation, search=search, reranked=reranked, verification=verification)
 
 
 def _fused(
@@ -287,6 +309,62 @@ def _fused(
         "rows": fusion_figures(parts, fused, settings),
     }
     return replace(evaluation, fused=fused)
+
+
+def _measured(
+    generator: PoseTransferGenerator,
+    crops: CropTable,
+    settings: EvaluationRecipe,
+    embedder: Embedder | None,
+    pose_estimator: KeypointEstimator | None,
+    progress: bool,
+) -> ImageQuality:
+    return measure_generator(
+        generator,
+        crops,
+        settings,
+        embedder=embedder,
+        pose_estimator=pose_estimator,
+        learned=find_learned_metrics(next(generator.parameters()).device),
+        progress=progress,
+    )
+
+
+def _quality_figures(quality: ImageQuality, settings: EvaluationRecipe) -> dict[str, Any]:
+    scores = quality.scores()
+    return {
+        "pairs": quality.pairs,
+        "pairs_seed": settings.pairs_seed,
+        "foreground_from": quality.foreground_from,
+        "targets_of_unseen_cameras": quality.unseen_cameras,
+        "scores": scores,
+        "intervals": quality_intervals(quality, settings),
+        "recipes": {measure: MEASURES[measure].recipe for measure in scores},
+        "not_measured": dict(quality.not_measured),
+    }
+
+
+def _figures_of(
+    run: Path, checkpoint: Checkpoint, crops: CropTable, settings: EvaluationRecipe, device: torch.device
+) -> dict[str, Any]:
+    """What an evaluation says of a run before anything is measured."""
+    return {
+        "schema": SCHEMA,
+        "run": run.name,
+        "stage": checkpoint.stage,
+        "step": checkpoint.step,
+        "seed": checkpoint.recipe.seed,
+        "data": {
+            "root": crops.root.name,
+            "layout": crops.layout,
+            "query": len(crops.query),
+            "gallery": len(crops.gallery),
+            "fingerprint": crops.fingerprint,
+            "files_left_out": len(crops.unparsed) + len(crops.missing),
+        },
+        **_circumstances(settings, str(device)),
+        "not_measured": {},
+    }
 
 
 def _circumstances(settings: EvaluationRecipe, device: str) -> dict[str, Any]:

@@ -48,9 +48,9 @@ class ImageQuality:
     ``REGIONS`` in :mod:`~posereid.evaluation.picture_measures`; ``mask_ssim`` has the foreground only, ``ssim_patn``,
     ``ssim_gfla`` and ``pckh`` have the image only. Shares (``pckh``, ``identity``) lie in [0, 1].
 
-    ``not_measured`` says in a sentence each why a measure is absent. ``identities`` (pairs,) are the targets'.
-    ``foreground_from`` says whether the set's masks or the joints decided what the foreground is;
-    ``unseen_cameras`` counts targets whose camera no training crop has.
+    ``not_measured`` says in a sentence each why a measure, an answer or the region ``foreground`` is absent.
+    ``identities`` (pairs,) are the targets'. ``foreground_from`` says whether the set's masks or the joints decided
+    what the foreground is; ``unseen_cameras`` counts targets whose camera no training crop has.
     """
 
     per_pair: Mapping[str, Mapping[str, Mapping[str, Values]]]
@@ -137,8 +137,10 @@ def measure_generator(
         batch_size=recipe.batch_size,
         progress=progress,
     )
+    not_measured |= answers.absent
     inception = learned.inception if learned is not None else None
-    statistics = {region: PictureStatistics(inception, WITH_TRIVIAL) for region in REGIONS if inception is not None}
+    compared = [name for name in WITH_TRIVIAL if name not in answers.absent]
+    statistics = {region: PictureStatistics(inception, compared) for region in REGIONS if inception is not None}
     values: dict[str, dict[str, dict[str, list[npt.ArrayLike]]]] = {}
     with_foreground = 0
     with progress_bar(len(pairs), "image quality", "pair", show=progress) as bar:
@@ -158,9 +160,12 @@ def measure_generator(
                     statistics[FOREGROUND].add(answer, grey[targets.has_mask])
             bar.update(len(rows))
     if not with_foreground:
-        raise InputError(
-            f"{crops.root}: the foreground masks of all {len(pairs)} test pairs are empty; write them again."
-        )
+        reason = f"The foreground masks of all {len(pairs)} test pairs are empty; write them again."
+        not_measured |= {"foreground": reason, "mask_ssim": reason}
+        del values["mask_ssim"]
+        statistics.pop(FOREGROUND, None)
+        for regions in (regions for answered in values.values() for regions in answered.values()):
+            regions.pop(FOREGROUND, None)
     return ImageQuality(
         per_pair={
             measure: {
@@ -169,7 +174,7 @@ def measure_generator(
             }
             for measure, answered in values.items()
         },
-        set_wide=_set_wide(statistics),
+        set_wide=_set_wide(statistics, compared),
         identities=np.array([test[target].identity for _, target in pairs], np.int64),
         not_measured=not_measured,
         foreground_from="masks" if by_masks else "joints",
@@ -191,7 +196,20 @@ class _Answers:
         self.test = test
         self.images = CropImages(test, *generator.crop_size)
         self.dataset = PosePairs(self.images, {crop.identity: 0 for crop in test})
-        self.trivial = learn_trivial_answers(crops, *generator.crop_size)
+        self.trivial = TrivialAnswers()
+        self.absent: dict[str, str] = {}
+        """Answers that cannot be given, and why, a sentence each."""
+        try:
+            self.trivial = learn_trivial_answers(crops, *generator.crop_size)
+            reason = f"{crops.root} has no training crop to take the mean of."
+        except InputError as error:
+            reason = str(error)
+        if not self.trivial.cameras:
+            self.absent = {"mean_image": reason, "camera_mean": reason}
+        elif self.trivial.cameras.isdisjoint(test[target].camera for _, target in pairs):
+            self.absent["camera_mean"] = (
+                f"No training crop of {crops.root} is from a camera of the test pairs' targets."
+            )
         self.shifted = _other_identity(pairs, test)
 
     def targets(self, pairs: Sequence[tuple[int, int]], by_masks: bool) -> Targets:
@@ -211,8 +229,10 @@ class _Answers:
         if self.generator.camera_code is not None:
             yield "any_camera", self._drawn(replace(batch, target_cameras=torch.zeros_like(batch.target_cameras)))
         yield "copy_source", batch.source_images
-        yield "mean_image", to_pixels(self.trivial.mean_image).expand(len(pairs), -1, -1, -1)
-        yield "camera_mean", to_pixels(self.trivial.camera_mean([self.test[target].camera for _, target in pairs]))
+        if "mean_image" not in self.absent:
+            yield "mean_image", to_pixels(self.trivial.mean_image).expand(len(pairs), -1, -1, -1)
+        if "camera_mean" not in self.absent:
+            yield "camera_mean", to_pixels(self.trivial.camera_mean([self.test[target].camera for _, target in pairs]))
         yield "wrong_source", self._drawn(self._batch([(self.shifted[s, t][0], t) for s, t in pairs]))
         # Wrong in the pose alone: a generator that knows cameras is still told the target's.
         wrong_pose = self._batch([(s, self.shifted[s, t][1]) for s, t in pairs])
@@ -230,17 +250,18 @@ class _Answers:
         return to_pixels(drawn).cpu()
 
 
-def _set_wide(statistics: Mapping[str, PictureStatistics]) -> dict[str, dict[str, dict[str, float]]]:
+def _set_wide(
+    statistics: Mapping[str, PictureStatistics], compared: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
     if not statistics:
         return {}
     return {
         "fid": {
-            answer: {region: found.distance(answer) for region, found in statistics.items()}
-            for answer in MEASURES["fid"].answers
+            answer: {region: found.distance(answer) for region, found in statistics.items()} for answer in compared
         },
         "inception_score": {
             answer: {region: found.score(answer) for region, found in statistics.items()}
-            for answer in MEASURES["inception_score"].answers
+            for answer in (*compared, "target")
         },
     }
 
@@ -254,12 +275,33 @@ def pick_test_pairs(crops: Sequence[Crop], recipe: EvaluationRecipe) -> list[tup
         return _pairs_from_file(crops, recipe.pairs_file)
     groups = _pair_groups(crops)
     if not groups:
-        raise InputError("no test identity has two crops with both shoulders and both hips; there is no pair to draw.")
-    every = [(a, b) for members in groups for a in members for b in members if a != b]
-    if len(every) <= recipe.pairs:
-        return every
-    chosen = np.random.default_rng((recipe.pairs_seed, 6)).choice(len(every), recipe.pairs, replace=False)
-    return [every[number] for number in sorted(chosen)]
+        raise InputError(
+            "No test identity has two crops with both shoulders and both hips among their keypoints; give the set's "
+            "keypoint files by --keypoints."
+        )
+    return draw_pairs(groups, recipe.pairs, (recipe.pairs_seed, 6))
+
+
+def draw_pairs(groups: Sequence[Sequence[int]], count: int, seed: int | Sequence[int]) -> list[tuple[int, int]]:
+    """At most ``count`` of the ordered pairs of different members of one group, drawn by ``seed`` without putting back.
+
+    Pairs are numbered group by group and, within a group of n, by the first member and then by the second; a number
+    says its pair, so that the pairs, n · (n - 1) of each group, are never listed. They come in their order.
+    """
+    sizes = np.array([len(members) for members in groups], np.int64)
+    ends = np.cumsum(sizes * (sizes - 1))
+    total = int(ends[-1])
+    if total > count:
+        numbers = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    else:
+        numbers = np.arange(total)
+    pairs = []
+    for number in numbers.tolist():
+        group = int(np.searchsorted(ends, number, "right"))
+        members = groups[group]
+        first, second = divmod(number - int(ends[group] - sizes[group] * (sizes[group] - 1)), len(members) - 1)
+        pairs.append((members[first], members[second + (second >= first)]))
+    return pairs
 
 
 def has_pose_pairs(crops: Sequence[Crop]) -> bool:

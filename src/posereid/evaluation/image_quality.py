@@ -183,6 +183,11 @@ class TrivialAnswers:
             self._counts[camera] = self._counts.get(camera, 0) + numbers.count(camera)
 
     @property
+    def cameras(self) -> frozenset[int]:
+        """The cameras of the crops that were taken in."""
+        return frozenset(self._sums)
+
+    @property
     def mean_image(self) -> Tensor:
         """The mean of all training crops, (3, H, W) float32; :class:`InputError` before any update."""
         if not self._sums:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from posereid.data.batches import CropImages, to_float
 from posereid.embedder import Embedder
+from posereid.errors import InputError
 from posereid.evaluation.identity_preservation import RealCrops
 from posereid.evaluation.image_quality import grey_background, map_mean, pose_mask, signal_to_noise, similarity_map
 from posereid.evaluation.keypoint_accuracy import pckh_hits
@@ -186,7 +187,10 @@ def pair_measures(
     else:
         not_measured["pckh"] = "No pose estimator was given to find joints in pictures."
     if embedder is not None:
-        measures["identity"] = _identity_preserved(embedder, images, by_masks, batch_size, progress)
+        try:
+            measures["identity"] = _identity_preserved(embedder, images, by_masks, batch_size, progress)
+        except InputError as error:  # all test crops are read for it, not only those of the pairs
+            not_measured["identity"] = str(error)
     else:
         not_measured["identity"] = "No embedder was given to tell identities."
     return measures, not_measured

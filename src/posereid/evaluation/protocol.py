@@ -99,15 +99,23 @@ class RankingProtocol:
         same = self.gallery_cameras[members] == self.query_cameras[start:stop][rows]
         return (rows[~same], members[~same]), (rows[same], members[same])
 
-    def why_unmatched(self) -> str:
-        """One sentence for the case that no query has a right crop."""
+    def why_unmatched(
+        self,
+        dropped: str = "from their own camera only, which the protocol drops",
+        remedy: str = "leave the cameras out to switch the same-camera rule off",
+    ) -> str:
+        """One sentence for the case that no query has a right crop.
+
+        ``dropped`` says which crops the queries have that do not count, ``remedy`` how the caller makes them count.
+        """
         queries = len(self.query_codes)
-        same_camera_only = sum(len(self.split(query)[1]) > 0 for query in range(queries))
+        start = f"None of the {queries} queries has a match in the gallery: "
+        uncounted = sum(len(self.split(query)[1]) > 0 for query in range(queries))
+        if not uncounted:
+            return f"{start}{queries} have none at all; check that both sides name people alike."
         return (
-            f"None of the {queries} queries has a match in the gallery: {same_camera_only} have crops of "
-            f"their identity from their own camera only, which the protocol drops, and "
-            f"{queries - same_camera_only} have none at all; check the identities, or leave the cameras out "
-            "to switch the same-camera rule off."
+            f"{start}{uncounted} have crops of their identity {dropped}, and {queries - uncounted} have none at all; "
+            f"check the identities, or {remedy}."
         )
 
 

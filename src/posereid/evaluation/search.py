@@ -1,6 +1,7 @@
 """One search of a gallery: from embeddings to every figure of it, with intervals."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,19 @@ from posereid.evaluation.ranking import RankedMatches, RankingResult, rank_galle
 from posereid.evaluation.reranking import k_reciprocal
 from posereid.evaluation.verification import VerificationResult, verify_pairs
 
+Labels = tuple[npt.NDArray, npt.NDArray, npt.NDArray | None, npt.NDArray | None]
+
+# How far, of a length of 1, features of one crop may lie apart that a network made in two batches.
+_SAME_CROP = 1e-4
+
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A search of the gallery for each query: both sides, the distances between them, and what the ranking scored."""
+    """A search of the gallery for each query: both sides, the distances between them, and what the ranking scored.
+
+    Without cameras nothing else keeps a query that lies in the gallery too from being its own match, so crops of one
+    name, identity and features are taken for one crop and left out of its own ranking.
+    """
 
     query: Embeddings
     gallery: Embeddings
@@ -33,12 +43,10 @@ class Search:
 
         Raises :class:`InputError` where a side is empty or no query has a match.
         """
-        for name, side in (("query", query), ("gallery", gallery)):
-            if not len(side):
-                raise InputError(f"There are no {name} crops; evaluation needs both query and gallery.")
+        distances = FeatureDistances.of(query.features, gallery.features, recipe.metric, device=device)
+        require_matches(query, gallery, recipe)
         if not recipe.same_camera_rule:
             query, gallery = query.without_cameras(), gallery.without_cameras()
-        distances = FeatureDistances.of(query.features, gallery.features, recipe.metric, device=device)
         return cls._ranked(query, gallery, distances, recipe)
 
     def reranked(self, recipe: EvaluationRecipe, *, device: Any = None, progress: bool = False) -> "Search":
@@ -60,16 +68,16 @@ class Search:
     def _ranked(
         cls, query: Embeddings, gallery: Embeddings, distances: Distances, recipe: EvaluationRecipe
     ) -> "Search":
-        labels = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+        labels = _labels(query, gallery)
         result = rank_gallery(
             distances, *labels, max_rank=max(*RANKS, recipe.max_rank), average_precision=recipe.average_precision
         )
         return cls(query, gallery, distances, result)
 
-    @property
-    def labels(self) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray | None, npt.NDArray | None]:
+    @cached_property
+    def labels(self) -> Labels:
         """Identities of queries and gallery, cameras of queries and gallery: :func:`rank_gallery`'s arguments."""
-        return self.query.identities, self.gallery.identities, self.query.cameras, self.gallery.cameras
+        return _labels(self.query, self.gallery)
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +136,70 @@ class Search:
             "queries_without_match": self.result.unmatched_queries,
             "query_identities": len(np.unique(self.query.identities[self.result.first_hit_ranks > 0])),
             "gallery": len(self.gallery),
+            "own_crops_left_out": self._own_crops(),
+            "same_features": self._same_features(),
             "average_precision": self.result.average_precision,
             "metric": recipe.metric,
             "same_camera_rule": self.query.cameras is not None,
         }
+
+    def _own_crops(self) -> int:
+        """How many queries lie in the gallery too and are left out of their own ranking for that."""
+        own = self.labels[2]
+        return 0 if self.query.cameras is not None or own is None else int((own >= 0).sum())
+
+    def _same_features(self) -> int:
+        """How many queries have a right crop of exactly their features that no stranger has: most likely themselves."""
+        dtype = np.result_type(self.query.features, self.gallery.features)
+        sides = [np.ascontiguousarray(side.features, dtype) for side in (self.query, self.gallery)]
+        rows: dict[bytes, list[int]] = {row.tobytes(): [] for row in sides[0]}
+        for position, row in enumerate(sides[1]):
+            if (content := row.tobytes()) in rows:
+                rows[content].append(position)
+        protocol = RankingProtocol.of((len(self.query), len(self.gallery)), *self.labels)
+        count = 0
+        for query, row in enumerate(sides[0]):
+            if equal := rows[row.tobytes()]:
+                matches, dropped = (set(protocol.kept[part].tolist()) for part in protocol.split(query))
+                count += bool(matches & set(equal)) and set(equal) <= matches | dropped
+        return count
+
+
+def require_matches(query: Embeddings, gallery: Embeddings, recipe: EvaluationRecipe) -> None:
+    """Raise :class:`InputError` where a side is empty or no query has a match; features are not looked at."""
+    for name, side in (("query", query), ("gallery", gallery)):
+        if not len(side):
+            raise InputError(f"There are no {name} crops; evaluation needs both query and gallery.")
+    if not recipe.same_camera_rule:
+        query, gallery = query.without_cameras(), gallery.without_cameras()
+    protocol = RankingProtocol.of((len(query), len(gallery)), *_labels(query, gallery))
+    if not any(len(protocol.split(number)[0]) for number in range(len(query))):
+        off = "--no-same-camera-rule, or evaluation.same_camera_rule: false in a recipe"
+        words = {"remedy": f"switch the same-camera rule off ({off})"}
+        if query.cameras is None:
+            words = {"dropped": "that are the query itself", "remedy": "add other crops of these people to the gallery"}
+        raise InputError(protocol.why_unmatched(**words))
+
+
+def _labels(query: Embeddings, gallery: Embeddings) -> Labels:
+    """What :func:`rank_gallery` is given: without cameras, a crop that lies on both sides has one of its own there."""
+    if query.cameras is not None or query.names is None or gallery.names is None:
+        return query.identities, gallery.identities, query.cameras, gallery.cameras
+    shared = set(query.names) & set(gallery.names)
+    places: dict[str, list[int]] = {name: [] for name in shared}
+    for position, name in enumerate(gallery.names):
+        if name in shared:
+            places[name].append(position)
+    own_of_query, own_of_gallery = np.full(len(query), -1), np.full(len(gallery), -2)
+    for number, name in enumerate(query.names):
+        features = query.features[number].astype(np.float64)
+        for position in places.get(name, ()):
+            apart = np.linalg.norm(gallery.features[position] - features)
+            # Files of one name in two folders may well be two crops of a person.
+            if query.identities[number] == gallery.identities[position] and apart <= _SAME_CROP * np.linalg.norm(
+                features
+            ):
+                own_of_query[number] = own_of_gallery[position] = places[name][0]
+    if (own_of_query < 0).all():
+        return query.identities, gallery.identities, None, None
+    return query.identities, gallery.identities, own_of_query, own_of_gallery

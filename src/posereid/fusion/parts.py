@@ -138,7 +138,7 @@ def embed_parts(
         networks = {"embedder": embedder, "generator": generator, "discriminator": discriminator}
         digests = {"embedder": embedder_digest, "generator": generator_digest, "discriminator": discriminator_digest}
         kept = CropCache(cache, crops, networks, digests)
-    has_pose = np.array([_can_be_drawn(crop) for crop in crops], bool)
+    has_pose = np.array([can_be_drawn(crop) for crop in crops], bool)
     drawable = np.flatnonzero(has_pose).tolist()
     work = PartsEmbedder(embedder, generator, discriminator, poses, flips, crops, drawable, kept, keep_drawings)
     todo = work.lacking()
@@ -182,7 +182,8 @@ def _saving(work: PartsEmbedder) -> Iterator[Callable[[], None]]:
         yield save_now_and_then
 
 
-def _can_be_drawn(crop: Crop) -> bool:
+def can_be_drawn(crop: Crop) -> bool:
+    """Whether a crop has both shoulders and both hips, from which it is drawn in other poses."""
     return crop.joints is not None and crop.joints.has_torso
 
 
