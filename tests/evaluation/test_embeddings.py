@@ -90,6 +90,32 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         read_embeddings([tmp_path / "text.npz"] * 3)
 
 
+def test_a_file_of_other_arrays_is_told_which_it_needs_and_holds(tmp_path: Path) -> None:
+    whole = arrays()
+    one_side = {name.removeprefix("query_"): value for name, value in whole.items() if name.startswith("query_")}
+    kinds = {"whole": whole, "side": one_side, "empty": {}, "scipy": {"gallery_f": 1, "query_label": 2}}
+    kinds["many"] = {f"array_{number:03}_{'x' * 90}": 0 for number in range(500)}
+    kinds["half"] = {"features": one_side["features"], "ids": one_side["identities"]}
+    path = {name: saved(tmp_path / f"{name}.npz", held) for name, held in kinds.items()}
+    sides = "query_features, query_identities, gallery_features, gallery_identities"
+    for files, wanted in (
+        (["side"], f"needs {sides}, and holds .*features, .*; give two such files, the query's first"),
+        (
+            ["side", "whole"],
+            r"whole\.npz lacks .* needs features, identities, and holds query_f.* give it alone",
+        ),
+        (["side", "half"], r"half\.npz lacks the array identities; .* holds features, ids; write them"),
+        (["empty"], "and holds none; write"),
+        (["scipy"], f"lacks the arrays {sides}; .* and holds gallery_f, query_label; write"),
+        (["many"], "and holds array_000_x.* and 488 more; write"),
+    ):
+        with pytest.raises(InputError, match=wanted) as caught:
+            read_embeddings([path[name] for name in files])
+        assert len(str(caught.value)) < 800 + len(str(tmp_path))
+    with pytest.raises(InputError, match=r"\(array 'query_names': .*Object arrays"):
+        read_embeddings([saved(tmp_path / "o.npz", arrays(query_names=np.array(["a", None], object)))])
+
+
 def test_a_decompression_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

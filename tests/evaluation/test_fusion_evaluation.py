@@ -124,11 +124,13 @@ def test_what_needs_no_generator_runs_without_one(reid: Path, joint: Path, crops
     with pytest.raises(InputError, match="leave it out"):
         evaluate_run(reid, QUICK, crops=crops, fusion=["flip"], generator_run=joint)
     with pytest.raises(InputError, match=r"fusion\.poses is 0, .* ask for 1 to 8"):
-        evaluate_run(reid, QUICK.changed(fusion={"poses": 0}), crops=crops, fusion=["fusion"], generator_run=joint)
+        evaluate_run(
+            reid, QUICK.changed(fusion={"poses": 0, "weight": 0.8}), crops=crops, fusion=["fusion"], generator_run=joint
+        )
     with pytest.raises(InputError, match=r"fusion\.poses is 9"):
         evaluate_run(
             reid,
-            QUICK.changed(fusion={"poses": 9}),
+            QUICK.changed(fusion={"poses": 9, "weight": 0.8}),
             crops=crops,
             fusion=["fusion"],
             generator_run=joint,
@@ -174,6 +176,30 @@ def test_an_evaluation_again_embeds_nothing(
     rows = second.figures["fusion"]["rows"]
     assert [rows["fusion+flip"][name] for name in HEADLINES] == [rows["flip"][name] for name in HEADLINES]
     np.testing.assert_array_equal(second.fused["fusion+flip"].gallery.features, second.fused["flip"].gallery.features)
+
+
+def test_a_weight_of_zero_draws_nothing_and_says_how_to_tune(
+    reid: Path, joint: Path, crops: CropTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posereid.evaluation.fused_search.load_generator", None)
+    settings = QUICK.changed(fusion={"weight": 0})
+    arguments = {"crops": crops, "fusion": ["all", "fusion"], "generator_run": joint, "cache": tmp_path}
+    evaluation = evaluate_run(reid, settings, **arguments)
+    rows = evaluation.figures["fusion"]["rows"]
+    for mode, same in (("fusion", "off"), ("all", "flip")):
+        assert not rows[mode]["draws"]
+        assert rows[mode]["crops_without_pose"] == 0
+        assert rows[mode]["cost_ms_per_crop"] == rows[same]["cost_ms_per_crop"]
+    assert rows["fusion"]["rank1"] == rows["off"]["rank1"]
+    table = evaluation_table(evaluation.figures)
+    assert "Nothing was fused: the weight of generated poses is 0" in table
+    assert "posereid tune-fusion" in table
+    assert "Generated poses:" not in table
+    # What is wrong is said all the same.
+    for changed, message in ((arguments | {"generator_run": None}, "give --generator RUN"), (arguments, "poses is 9")):
+        wrong = settings.changed(fusion={"weight": 0, "poses": 9})
+        with pytest.raises(InputError, match=message):
+            evaluate_run(reid, wrong, **changed)
 
 
 def test_multi_query_pools_the_fused_queries(reid: Path, crops: CropTable, tmp_path: Path) -> None:

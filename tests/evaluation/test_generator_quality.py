@@ -17,6 +17,7 @@ from posereid.data.crops import CropTable
 from posereid.errors import InputError
 from posereid.evaluation.generator_quality import (
     ImageQuality,
+    draw_pairs,
     learn_trivial_answers,
     measure_generator,
     pick_test_pairs,
@@ -233,6 +234,24 @@ def test_an_estimator_that_knows_the_joints_finds_all(generator: PoseTransferGen
     found = quality.per_pair["pckh"]["target"][IMAGE]
     assert set(found[~np.isnan(found)]) == {1}
     assert quality.scores()["pckh"]["copy_source"][IMAGE] < 1
+
+
+def test_pairs_are_drawn_as_if_all_had_been_listed() -> None:
+    groups = [[5, 2, 9], [1, 7], list(range(20, 40))]
+    every = [(a, b) for members in groups for a in members for b in members if a != b]
+    for count in (1, 50, len(every) - 1, len(every), 10**6):
+        wanted = every
+        if count < len(every):
+            chosen = np.random.default_rng((3, 6)).choice(len(every), count, replace=False)
+            wanted = [every[number] for number in sorted(chosen)]
+        assert draw_pairs(groups, count, (3, 6)) == wanted
+    # 1.1e9 pairs of two people, whom no list would hold.
+    groups = [range(25_000), range(25_000, 47_000)]
+    pairs = draw_pairs(groups, 2000, (0, 6))
+    assert pairs == sorted(set(pairs))
+    assert len(pairs) == 2000
+    assert all(a != b and (a < 25_000) == (b < 25_000) for a, b in pairs)
+    assert 1000 < sum(a < 25_000 for a, _ in pairs) < 1250  # 25,000² of 25,000² + 22,000², 1,127 ± 22
 
 
 def test_identities_are_looked_up_among_the_test_crops(

@@ -127,13 +127,13 @@ def test_a_mode_whose_parts_are_not_there_is_an_input_error(
     parts: EmbeddingParts, mode: Any, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        fuse(parts, mode, FusionRecipe(**settings))
+        fuse(parts, mode, FusionRecipe(weight=0.8, **settings))
 
 
 @pytest.mark.parametrize("poses", [0, 4, -1])
 def test_more_poses_than_were_embedded_or_none_is_an_input_error(poses: int) -> None:
     with pytest.raises(InputError, match=f"needs {poses} of each crop's generated poses, and 3"):
-        fuse(made_up(), "fusion", FusionRecipe(), poses=poses)
+        fuse(made_up(), "fusion", FusionRecipe(weight=0.8), poses=poses)
 
 
 def test_a_mode_costs_what_its_parts_cost_a_crop_in_the_poses_asked_for() -> None:
@@ -149,8 +149,8 @@ def test_a_mode_costs_what_its_parts_cost_a_crop_in_the_poses_asked_for() -> Non
     )
     expected = {"off": 20, "flip": 30, "fusion": 200, "fusion+flip": 300, "nfc": 20, "all": 300}
     assert {mode: mode_cost_ms(costs, mode) for mode in expected} == pytest.approx(expected)  # type: ignore[arg-type]
-    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=2, by_realism=True)) == pytest.approx(210)
-    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=1)) == pytest.approx(130)
+    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=2, weight=0.8, by_realism=True)) == pytest.approx(210)
+    assert mode_cost_ms(costs, "fusion", FusionRecipe(poses=1, weight=0.8)) == pytest.approx(130)
     assert math.isnan(mode_cost_ms(dataclasses.replace(costs, posed=PartCost()), "fusion"))
     assert mode_cost_ms(PartCosts(own=PartCost(2, 100)), "off") == pytest.approx(20)
 

@@ -26,6 +26,9 @@ OPTIONAL = ("cameras", "names")
 _LARGEST_EXPANSION = 100
 _SMALL_BYTES = 2**24
 
+# How many arrays of a file a message names, and how much of each name.
+_NAMES_SHOWN, _NAME_SHOWN = 12, 32
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
@@ -118,12 +121,16 @@ def read_embeddings(paths: Sequence[Path]) -> tuple[Embeddings, Embeddings]:
     """
     if len(paths) not in (1, 2):
         raise InputError(f"{len(paths)} feature files were given; give one, or two with the query's first.")
+    held = [_read_arrays(path) for path in paths]
+    prefixes = ("",) if len(paths) == 2 else tuple(f"{side}_" for side in SIDES)
+    wanted = [f"{prefix}{name}" for prefix in prefixes for name in REQUIRED]
+    for path, arrays in zip(paths, held, strict=True):
+        if lacking := [name for name in wanted if name not in arrays]:
+            raise _lacks(path, arrays, lacking, wanted)
     if len(paths) == 1:
-        arrays = _read_arrays(paths[0])
-        sides = [_side(paths[0], _of_side(arrays, f"{side}_"), side) for side in SIDES]
+        query, gallery = (_side(paths[0], _of_side(held[0], prefix), prefix) for prefix in prefixes)
     else:
-        sides = [_side(path, _read_arrays(path), "") for path in paths]
-    query, gallery = sides
+        query, gallery = (_side(path, arrays, "") for path, arrays in zip(paths, held, strict=True))
     for what in OPTIONAL:
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):
             raise InputError(
@@ -135,7 +142,7 @@ def read_embeddings(paths: Sequence[Path]) -> tuple[Embeddings, Embeddings]:
 def _read_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an .npz file of features.")
-    claimed = 0
+    claimed, name = 0, ""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -144,14 +151,15 @@ def _read_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
             claimed = sum(member.file_size for member in members)
             if claimed <= (most := max(_SMALL_BYTES, _LARGEST_EXPANSION * path.stat().st_size)):
                 for member in members:
+                    name = member.filename.removesuffix(".npy")
                     with archive.open(member) as content:
-                        name = member.filename.removesuffix(".npy")
                         arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
                 return arrays
     except Exception as error:  # on damaged files zipfile and NumPy's parser of headers raise errors of almost any type
+        place = f"array {shown(name, 80)}: " if name else ""
         raise InputError(
-            f"{path} cannot be read as an .npz file of plain arrays ({shown(str(error), 100)}); write it "
-            "with numpy.savez."
+            f"{path} cannot be read as an .npz file of plain arrays ({place}{shown(str(error), 100)}); write it with "
+            "numpy.savez, numbers or strings alone."
         ) from None
     raise InputError(
         f"{path} claims to unpack to {claimed / 2**20:,.0f} MiB, more than the {most / 2**20:,.0f} MiB that features "
@@ -163,13 +171,22 @@ def _of_side(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, n
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _side(path: Path, arrays: Mapping[str, npt.NDArray[Any]], side: str) -> Embeddings:
-    prefix = f"{side}_" if side else ""
-    for name in REQUIRED:
-        if name not in arrays:
-            wanted = ", ".join(f"{side}_{name}" for side in SIDES for name in REQUIRED) if side else ", ".join(REQUIRED)
-            found = ", ".join(f"{prefix}{known}" for known in arrays) or "none"
-            raise InputError(f"{path} lacks the array {prefix}{name}; it needs {wanted}, and holds {found[:200]}.")
+def _lacks(path: Path, arrays: Mapping[str, Any], lacking: Sequence[str], wanted: Sequence[str]) -> InputError:
+    """The error for a file without some arrays: which it needs, which it holds, and what to do."""
+    names = [shown(name, _NAME_SHOWN)[1:-1] for name in list(arrays)[:_NAMES_SHOWN]]
+    more = f" and {len(arrays) - len(names)} more" if len(arrays) > len(names) else ""
+    remedy = "write them under these names"
+    if set(REQUIRED) <= set(arrays):
+        remedy = "give two such files, the query's first"
+    elif all(f"{side}_{name}" in arrays for side in SIDES for name in REQUIRED):
+        remedy = "give it alone, it holds both sides"
+    return InputError(
+        f"{path} lacks the array{'s' * (len(lacking) > 1)} {', '.join(lacking)}; it needs {', '.join(wanted)}, and "
+        f"holds {', '.join(names) + more if names else 'none'}; {remedy}."
+    )
+
+
+def _side(path: Path, arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Embeddings:
     try:
         features = feature_table(arrays["features"], f"{prefix}features")
     except InputError as error:

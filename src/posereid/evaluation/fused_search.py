@@ -103,7 +103,8 @@ def load_networks(
     device: torch.device,
 ) -> FusionNetworks | None:
     """What the modes need, None without modes: ``run``'s embedder, and for modes that draw the generator, D_I with the
-    recipe's ``by_realism``, of ``generator_run`` (``run`` itself without one).
+    recipe's ``by_realism``, of ``generator_run`` (``run`` itself without one). With the recipe's ``weight`` 0 none is
+    loaded, for nothing is drawn.
 
     Raises :class:`InputError` for what is missing, or given and not needed, and for the recipe's poses.
     """
@@ -124,7 +125,9 @@ def load_networks(
             "RUN, a run of posereid train."
         )
     embedder, digest = load_embedder(checkpoint.folder, device), checkpoint.digest("embedder")
-    if not drawing:
+    if drawing and not recipe.weight:
+        canonical_targets(recipe, (128, 64))  # what is wrong with them is said all the same
+    if not drawing or not recipe.weight:
         return FusionNetworks(embedder, digest)
     generator = load_generator(drawer.folder, device)
     return FusionNetworks(
@@ -217,9 +220,9 @@ def fusion_figures(
         rows[mode] = search.summary(settings) | {
             "cost_ms_per_crop": None if math.isnan(cost) else round(cost, 3),
             "multi_query": settings.multi_query,
-            "draws": uses_poses(mode),
+            "draws": (draws := uses_poses(mode) and settings.fusion.weight > 0),
             "crops": len(parts.crops.query) + len(parts.crops.gallery) + len(parts.more),
-            "crops_without_pose": parts.queries.without_pose + parts.gallery.without_pose if uses_poses(mode) else 0,
+            "crops_without_pose": parts.queries.without_pose + parts.gallery.without_pose if draws else 0,
             "transductive": is_transductive(mode),
             "differences": {
                 control: differences(searches[control], search, settings) for control in CONTROLS if control != mode

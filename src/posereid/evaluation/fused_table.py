@@ -5,6 +5,7 @@ from typing import Any
 
 from posereid.evaluation.bootstrap import ENOUGH_PEOPLE
 from posereid.evaluation.headlines import HEADLINES
+from posereid.fusion import uses_poses
 
 FUSION_LABELS = {
     "off": "off: a crop's own embedding",
@@ -38,6 +39,12 @@ def fusion_text(fusion: Mapping[str, Any]) -> str:
             f"Generated poses: {settings['poses']} {poses}, {weighed}, drawn by {fusion['generator']}; their mean has "
             f"the weight {settings['weight']:g}. {drawn[0]['crops_without_pose']:,} of {drawn[0]['crops']:,} crops "
             "have no usable pose and keep their own embedding."
+        )
+    elif fused := [mode for mode in rows if uses_poses(mode)]:
+        paragraphs.append(
+            "Nothing was fused: the weight of generated poses is 0, as it is until it is tuned, so "
+            f"{' and '.join(fused)} drew nothing and equal the rows without poses. `posereid tune-fusion` chooses a "
+            "weight on people whom both runs held out (data.validation_share), and --fusion.weight sets one."
         )
     if transductive := [mode for mode, row in rows.items() if row["transductive"]]:
         pooled = (

@@ -134,7 +134,8 @@ def tune_fusion(
     if not data.validation_share:
         raise InputError(
             f"{run} held no identities out: its data.validation_share is 0, and settings are not chosen on people that "
-            "a run has seen; train one with --data.validation-share 0.1."
+            "a run has seen; train it, and the run that draws, again with --data.validation-share 0.1, or go without "
+            "fusion (flip)."
         )
     if not share:
         raise InputError(
@@ -153,7 +154,8 @@ def tune_fusion(
     # In crops of any size there are as many.
     most = min(POSES[-1], len(every_target(settings.fusion, (128, 64)))) if most_poses is None else most_poses
     settings = settings.changed(fusion=settings.fusion.changed(poses=most))
-    fusion = settings.fusion.changed(by_realism=realism)
+    # Whatever the recipe's weight, the drawings are there to be weighed.
+    fusion = settings.fusion.changed(by_realism=realism, weight=WEIGHTS[-1])
     networks = load_networks(run, checkpoint, [MODE], generator_run, fusion, pick_device(checkpoint.recipe.runtime))
     assert networks is not None
     none = search.with_crops(())
@@ -168,7 +170,12 @@ def _require_unseen(run: Path, checkpoint: Checkpoint, held: frozenset[int]) -> 
     if seen := held & set(checkpoint.identities):
         raise InputError(
             f"{run} trained on {len(seen)} of the {len(held)} identities that are held out for validation, for example "
-            f"{min(seen)}; use a run whose recipe has the same or a larger data.validation_share."
+            f"{min(seen)}; "
+            + (
+                f"give --validation-share {own:g} or less."
+                if (own := checkpoint.recipe.data.validation_share)
+                else "train it again with the --data.validation-share of the other run."
+            )
         )
 
 

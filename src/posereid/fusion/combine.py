@@ -51,7 +51,7 @@ def fuse(parts: EmbeddingParts, mode: FusionMode, recipe: FusionRecipe, *, poses
     if flips and not parts.flips:
         raise InputError(f"Fusion mode {mode} averages mirror images, and these crops were embedded without theirs.")
     own = _unit(parts.own + parts.flipped) if flips else parts.own
-    if not uses_poses(mode):
+    if not uses_poses(mode) or not recipe.weight:
         return own
     _check_poses(parts, mode, recipe, poses)
     posed, posed_flipped, realism = (values[:, :poses] for values in (parts.posed, parts.posed_flipped, parts.realism))
@@ -60,7 +60,7 @@ def fuse(parts: EmbeddingParts, mode: FusionMode, recipe: FusionRecipe, *, poses
     weights = realism if recipe.by_realism else np.ones_like(realism)
     totals = weights.sum(axis=1, keepdims=True)
     usable = parts.has_pose & (totals[:, 0] > 0)
-    if not recipe.weight or not usable.any():
+    if not usable.any():
         return own
     fused = own.copy()
     mean = np.einsum("np,npd->nd", weights[usable], posed[usable]) / totals[usable]
@@ -114,7 +114,7 @@ def mode_cost_ms(costs: PartCosts, mode: FusionMode, recipe: FusionRecipe | None
     of_crop, of_drawing = ["own"], list[str]()
     if uses_flips(mode):
         of_crop.append("flipped")
-    if uses_poses(mode):
+    if uses_poses(mode) and (recipe is None or recipe.weight):
         of_crop.append("encoding")
         of_drawing += ["drawing", "posed"]
         if uses_flips(mode):
