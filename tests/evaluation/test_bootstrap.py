@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from posereid.errors import InputError
 from posereid.evaluation.bootstrap import clustered_mean, paired_difference
@@ -46,15 +47,21 @@ def test_holds_as_often_as_it_says_where_single_queries_would_not():
     rng = np.random.default_rng(0)
     truth = 0.5
     held_people, held_queries = 0, 0
+    lengths = []
     for trial in range(200):
         values, identities = people(rng, 80)
         interval = clustered_mean(values, identities, resamples=400, seed=trial)
         held_people += interval.low <= truth <= interval.high
+        lengths.append(interval.high - interval.low)
         naive = clustered_mean(values, np.arange(len(values)), resamples=400, seed=trial)
         held_queries += naive.low <= truth <= naive.high
-    # Binomial noise of 200 trials at .95 is .015.
-    assert 0.90 <= held_people / 200 <= 0.99
-    assert held_queries < held_people
+    # What 200 trials of .95 show but once in a thousand times, on either side.
+    few, many = binom.interval(0.999, 200, 0.95)
+    assert few <= held_people <= many
+    assert held_queries < few
+    # Not longer or shorter than the means of other people scatter, but for what few people and resamples cost.
+    scatter = np.std([people(rng, 80)[0].mean() for _ in range(4000)])
+    assert 0.95 <= np.mean(lengths) / (2 * 1.96 * scatter) <= 1.03
 
 
 def test_pairing_sees_a_difference_that_two_intervals_hide():
@@ -81,12 +88,17 @@ def test_a_system_does_not_differ_from_itself():
 
 def test_no_difference_is_called_real_about_as_rarely_as_it_should_be():
     rng = np.random.default_rng(2)
-    called = 0
+    called, lengths = 0, []
     for trial in range(200):
         identities = np.repeat(np.arange(60), 3)
         first, second = rng.random((2, 180))
-        called += paired_difference(first, second, identities, resamples=400, seed=trial).real
-    assert called / 200 <= 0.1
+        difference = paired_difference(first, second, identities, resamples=400, seed=trial)
+        called += difference.real
+        lengths.append(difference.high - difference.low)
+    few, many = binom.interval(0.999, 200, 0.05)
+    assert few <= called <= many
+    # A difference of two uniform numbers has the variance 1/6, the mean of 180 a 180th of it.
+    assert 0.95 <= np.mean(lengths) / (2 * 1.96 * np.sqrt(1 / 6 / 180)) <= 1.03
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=30), st.integers(0, 3))

@@ -1,12 +1,14 @@
 """The verification figures against a slow verifier that looks at pair after pair; intervals against the truth."""
 
 import math
+from collections import defaultdict
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, chi2
 
 from posereid.errors import InputError
 from posereid.evaluation import verification, verification_pairs
@@ -215,33 +217,45 @@ def test_a_threshold_of_one_half_of_the_people_holds_on_the_other_half():
 
 # Cosine: chance between pairs outweighs people. Euclidean: some people are close to many.
 @pytest.mark.parametrize(("metric", "noise"), [("cosine", 0.5), ("euclidean", 0.9)])
-def test_intervals_hold_the_truth_as_often_as_they_say(metric, noise):
-    rng = np.random.default_rng(12345)
+def test_intervals_hold_the_truth_as_often_as_they_say_and_are_no_longer_than_they_say(metric, noise):
+    rng, trials = np.random.default_rng(12345), 30
     population = np.sort(impostor_distances(*search_of(*people(rng, 2000, 2, noise), 2, metric)))
     strangers = [search_of(*people(rng, 500, 2, noise), 2, metric) for _ in range(40)]
     same_person = np.sort(np.concatenate([np.diag(distances.rows(0, 500)) for distances, *_ in strangers]))
-    held = {
-        key: [] for key in ("false-match rate", "threshold", "true-match rate", "others' rate", "others' threshold")
-    }
-    for seed in range(30):
+    held, lengths, scatter = defaultdict(list), defaultdict(list), defaultdict(list)
+    for seed in range(trials):
         features, identities = people(np.random.default_rng(seed), 300, noise=noise)
         first = identities <= 150
         result = verify_pairs(*search_of(features[first], identities[first], metric=metric), resamples=200)
         others = np.sort(impostor_distances(*search_of(features[~first], identities[~first], metric=metric)))
         for rate in (1e-2, 1e-3):
             point = result.threshold_for(rate)
-            for key, interval, truth in (
-                ("false-match rate", point.false_match_rate_interval, share_within(population, point.threshold)),
-                ("threshold", point.threshold_interval, population[int(rate * len(population))]),
-                ("true-match rate", point.true_match_rate_interval, share_within(same_person, point.threshold)),
-                ("others' rate", point.false_match_rate_interval, share_within(others, point.threshold)),
-                ("others' threshold", point.threshold_interval, others[int(rate * len(others))]),
+            accepted = share_within(population, point.threshold)
+            matched = share_within(same_person, point.threshold)
+            for key, interval, truth, error in (
+                ("false-match rate", point.false_match_rate_interval, accepted, accepted),
+                ("threshold", point.threshold_interval, population[int(rate * len(population))], point.threshold),
+                ("true-match rate", point.true_match_rate_interval, matched, point.true_match_rate - matched),
+                ("others' rate", point.false_match_rate_interval, share_within(others, point.threshold), 0),
+                ("others' threshold", point.threshold_interval, others[int(rate * len(others))], 0),
             ):
-                held[key].append(interval[0] <= truth <= interval[1])
-    coverage = {key: np.mean(values) for key, values in held.items()}
+                held[key, rate].append(interval[0] <= truth <= interval[1])
+                lengths[key, rate].append(interval[1] - interval[0])
+                scatter[key, rate].append(error)
+    coverage = defaultdict(list)
+    for (key, _), values in held.items():
+        coverage[key] += values
     # As many others, measured in turn, scatter √2 times as far: 83 % of them are to be expected at least.
-    assert min(coverage[key] for key in ("false-match rate", "threshold", "true-match rate")) >= 0.85, coverage
-    assert min(coverage[key] for key in ("others' rate", "others' threshold")) >= 0.75, coverage
+    assert min(np.mean(coverage[key]) for key in ("others' rate", "others' threshold")) >= 0.75, coverage
+    least = binom.ppf(0.0025, 2 * trials, 0.95)
+    low_spread, high_spread = np.sqrt(chi2.interval(0.999, trials - 1) / np.array(trials - 1))
+    for key, longest in (("false-match rate", 3**0.5), ("threshold", 3**0.5), ("true-match rate", 1)):
+        assert sum(coverage[key]) >= least, (key, coverage[key])
+        for rate in (1e-2, 1e-3):
+            # Against how far the figure lies off over other people, as well as so many trials tell it. Intervals of
+            # false matches may be √3 times as long as needed.
+            ratio = np.median(lengths[key, rate]) / (2 * 1.96 * np.std(scatter[key, rate], ddof=1))
+            assert 1 / high_spread <= ratio <= longest / low_spread, (key, rate, ratio)
 
 
 @pytest.mark.parametrize("levels", [None, 300], ids=["no ties", "300 distinct distances"])
