@@ -1,4 +1,4 @@
-"""Writing to disk so that nothing is ever half there, not even after a power cut."""
+"""Writing to disk so that nothing is ever half there, not even after a power cut; reading no more than fits."""
 
 import errno
 import glob
@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +15,28 @@ from functools import cache
 from pathlib import Path
 
 from posereid.errors import InputError
+from posereid.messages import complaint
+
+MAX_TEXT_BYTES = 2**31
+"""Lists and keypoint files of more bytes are not read: ten million rows of 200 bytes are fewer."""
 
 LOCK_FILE = ".lock"
 LOCK_HOLDER_FILE = ".lock-holder.json"
 # The place may be missing: older versions named the process alone.
 _PARTIAL = re.compile(r"\..+\.partial-(?:(?P<place>[\w.]+)-)?(?P<pid>\d{1,9})(?:-[0-9a-f]{8})?", re.ASCII)
 _FORSAKEN_SECONDS = 3600.0
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. Raises InputError where they are more than ``most``, otherwise OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with path.open("rb") as handle:
+        # What grows while it is read is not read on; what is too large already is not read at all.
+        data = b"" if (size := path.stat().st_size) > most else handle.read(most + 1)
+    if max(size, len(data)) > most:
+        raise complaint(path, f"a file of {max(size, len(data)):,} bytes", f"at most {most:,}", "divide or replace it")
+    return data
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

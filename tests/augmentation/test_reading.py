@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from posereid.augmentation import reading
-from posereid.augmentation.reading import PosesBySize, picture_size, read_batches
+from posereid.augmentation.reading import PosesBySize, read_batches
 from posereid.augmentation.targets import Drawing, plan_drawings
 from posereid.config import AugmentationRecipe
 from posereid.data.batches import CropImages
-from posereid.data.crops import Crop, CropTable
-from posereid.data.images import open_crop
+from posereid.data.crops import CropTable
+from posereid.data.images import decode_image, open_crop, picture_size
 from posereid.data.layouts import load_crops
 from posereid.data.shards import write_shards
 from posereid.errors import InputError
@@ -51,12 +50,11 @@ def test_each_source_is_decoded_once_and_no_target(
 ) -> None:
     decoded: Counter[str] = Counter()
 
-    def counted(crop: Crop) -> Image.Image:
-        decoded[crop.name] += 1
-        return open_crop(crop)
+    def counted(content: bytes, path: Path) -> Image.Image:
+        decoded[path.name] += 1
+        return decode_image(content, path)
 
-    monkeypatch.setattr("posereid.data.batches.open_crop", counted)
-    monkeypatch.setattr(reading, "open_crop", counted)
+    monkeypatch.setattr("posereid.data.images.decode_image", counted)
     some = drawings[:7]
     for _ in read_batches(in_batches(some, 2), crops.train, PosesBySize(crops.train, *SIZE)):
         pass

@@ -70,6 +70,18 @@ def test_unreadable_images_are_named(root: Path) -> None:
     assert check(root, decode=False).ok
 
 
+def test_masks_that_cannot_be_read_are_named(root: Path) -> None:
+    masks = root / "foreground_masks" / "query"
+    masks.mkdir(parents=True)
+    mask = masks / SOUND["query"][0].replace(".jpg", ".png")
+    Image.new("I;16", (8, 16), 1).save(mask)
+    assert check(root).ok
+    mask.write_bytes(mask.read_bytes()[:45])
+    report = check(root)
+    assert report.unreadable == (f"foreground_masks/query/{mask.name}",)
+    assert f"WRONG: 1 images or masks that cannot be read: foreground_masks/query/{mask.name}" in report.lines()
+
+
 def test_joints_outside_the_image(root: Path) -> None:
     joints(root, SOUND["bounding_box_train"][:1], x=8)
     assert check(root).joints_outside == (SOUND["bounding_box_train"][0],)

@@ -12,6 +12,7 @@ from posereid.data.images import MAX_PIXELS, open_image
 from posereid.data.layouts import load_crops
 from posereid.data.readers import MSMT17_TEST_OFFSET
 from posereid.errors import InputError
+from posereid.files import MAX_TEXT_BYTES
 from posereid.pose.formats import CSV_HEADER
 
 TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c2s1_000451_01.jpg", "0007_c3s2_000001_01.png"]
@@ -337,6 +338,19 @@ def test_roots_that_are_refused(tmp_path: Path) -> None:
     assert "MSMT17" in problem_with(tmp_path / "market", "msmt17")
     assert "layout" in problem_with(tmp_path, "cuhk03")
     assert "1 listed files missing" in problem_with(own(tmp_path / "own", "gone.jpg,1,1"))
+
+
+@pytest.mark.parametrize("name", ["crops.csv", "mine.csv", "list_val.txt", "market-annotation-train.csv"])
+def test_oversized_lists_are_not_read(tmp_path: Path, name: str) -> None:
+    market(tmp_path)
+    msmt17(tmp_path)
+    path = touch(tmp_path, [name]) / name
+    os.truncate(path, MAX_TEXT_BYTES + 1)  # a sparse file
+    layout = "msmt17" if name == "list_val.txt" else "auto"
+    message = problem_with(path if name == "mine.csv" else tmp_path, layout)
+    assert (
+        message == f"{path}: found a file of 2,147,483,649 bytes, expected at most 2,147,483,648; divide or replace it."
+    )
 
 
 # --- images ------------------------------------------------------------------------------------------------

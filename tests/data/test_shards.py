@@ -387,7 +387,7 @@ def test_damaged_indexes_are_refused_or_read(copy: Path, sharded: Path) -> None:
 
 def test_an_index_that_is_too_large_is_not_parsed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MAX_INDEX_BYTES", 1000)
-    assert "at most 1000" in problem_with(copy)
+    assert "at most 1,000" in problem_with(copy)
 
 
 def test_a_shard_that_is_missing_truncated_or_elsewhere_is_named(copy: Path, sharded: Path) -> None:

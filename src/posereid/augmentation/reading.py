@@ -4,23 +4,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from posereid.augmentation.targets import Drawing
 from posereid.data.batches import CropImages
 from posereid.data.crops import Crop, CropTable
-from posereid.data.images import MAX_PIXELS, open_crop, read_bytes
+from posereid.data.images import picture_size
 from posereid.pose.joints import Joints
 
 _AHEAD = 2
-_LYING = (5, 6, 7, 8)
-"""EXIF orientations in which width and height change places."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +47,6 @@ class PosesBySize:
             width, height = picture_size(crop)
             self._resized[position] = crop.joints.resized(self.width / width, self.height / height)
         return self._resized[position]
-
-
-def picture_size(crop: Crop) -> tuple[int, int]:
-    """(width, height) of a crop's upright picture; of a JPEG file only the head is decoded. Raises InputError."""
-    content = read_bytes(crop.path, crop.place)
-    try:
-        with Image.open(BytesIO(content), formats=("JPEG",)) as picture:
-            (width, height), lying = picture.size, picture.getexif().get(ExifTags.Base.Orientation) in _LYING
-    except Exception:  # on damaged files Pillow raises errors of almost any type; and PNG says it all after the picture
-        return open_crop(crop).size
-    if not 0 < width * height <= MAX_PIXELS:
-        return open_crop(crop).size
-    return (height, width) if lying else (width, height)
 
 
 def read_batches(batches: Sequence[Sequence[Drawing]], crops: CropTable, poses: PosesBySize) -> Iterator[DrawingBatch]:

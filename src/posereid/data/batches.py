@@ -113,7 +113,7 @@ class CropImages:
         crop = self.crops[position]
         if crop.mask_path is None:
             return None
-        picture = open_mask(crop).convert("L").resize((self.width, self.height), Image.Resampling.NEAREST)
+        picture = open_mask(crop).resize((self.width, self.height), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(picture) > 127)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posereid.data.crops import SPLITS, Crop, CropTable
-from posereid.data.images import open_crop
+from posereid.data.images import open_crop, open_mask
 from posereid.data.shards import damaged_shards
 from posereid.errors import InputError
 from posereid.messages import shown
@@ -93,7 +93,7 @@ class CheckReport:
         reasons = Counter(reason for _, reason in self.unmatched)
         wrong: list[tuple[str, Sequence[object]]] = [
             ("shards whose content is not what was written", self.damaged_shards),
-            ("images that cannot be read", self.unreadable),
+            ("images or masks that cannot be read", self.unreadable),
             ("listed files that are missing", self.missing),
             ("images whose names were not understood and which are left out", self.unparsed),
             ("crops with joints outside the image, as if for another size", self.joints_outside),
@@ -124,7 +124,7 @@ class CheckReport:
 def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False) -> CheckReport:
     """Look through a set for what would stop a run or falsify its figures; nothing is changed.
 
-    ``decode`` opens every image completely, on several threads, compares the joints with its size and shards
+    ``decode`` opens every image and mask completely, on several threads, compares the joints with its size and shards
     with their SHA-256; ``progress`` shows a bar meanwhile. Never raises InputError for what it finds in the set.
     """
     unreadable, outside = _opened(table, progress) if decode else ((), ())
@@ -154,9 +154,15 @@ def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False
 
 
 def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of unreadable crops, and of crops whose joints lie outside."""
+    """Names of unreadable crops, paths of unreadable masks, and names of crops whose joints lie outside."""
+    masks: list[str] = []
 
     def size(crop: Crop) -> tuple[int, int] | None:
+        if path := crop.mask_path:
+            try:
+                open_mask(crop)
+            except InputError:
+                masks.append(path.relative_to(table.root).as_posix())
         try:
             return open_crop(crop).size
         except InputError:
@@ -172,7 +178,7 @@ def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[st
         for crop, size in zip(table, sizes, strict=True)
         if size is not None and crop.joints is not None and _lies_outside(crop.joints, size)
     )
-    return unreadable, outside
+    return (*unreadable, *sorted(masks)), outside
 
 
 def _lies_outside(joints: Joints, size: tuple[int, int]) -> bool:

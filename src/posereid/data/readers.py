@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from posereid.data.crops import SPLITS, Crop, Split
+from posereid.errors import InputError
+from posereid.files import MAX_TEXT_BYTES, read_limited
 from posereid.messages import complaint, shown
 from posereid.pose.names import IMAGE_SUFFIXES, NAME_EXAMPLES, NameStyle, parse_crop_name
 
@@ -240,9 +242,11 @@ def _numbered(labels: Sequence[str], what: str, notes: list[str]) -> dict[str, i
 
 
 def read_text(path: Path) -> str:
-    """A small UTF-8 text file; anything else raises InputError."""
+    """A UTF-8 text file of at most :data:`MAX_TEXT_BYTES`; anything else raises InputError."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_limited(path, MAX_TEXT_BYTES).decode("utf-8-sig")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         reason = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, UnicodeDecodeError):

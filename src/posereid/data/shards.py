@@ -23,10 +23,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from posereid.data.crops import Crop, CropTable, ShardPlace, Split
-from posereid.data.images import decode_image, read_bytes
+from posereid.data.images import MAX_IMAGE_BYTES, decode_image, decode_mask, read_bytes
 from posereid.data.readers import Reading
 from posereid.errors import InputError
-from posereid.files import atomic_folder, write_atomically
+from posereid.files import atomic_folder, read_limited, write_atomically
 from posereid.messages import complaint, shown
 from posereid.pose.formats import MAX_COORDINATE
 from posereid.pose.joints import JOINT_COUNT, Joints
@@ -37,9 +37,6 @@ INDEX = "shards.json"
 SHARD_BYTES = 500_000_000
 MAX_INDEX_BYTES = 2**30
 """Larger indexes are refused before they are parsed; this is enough for two million crops with joints."""
-
-MAX_MEMBER_BYTES = 2**28
-"""Images and masks of more bytes are neither written nor read."""
 
 _FORMAT = 1
 _MAX_NUMBER = 2**53
@@ -73,7 +70,7 @@ class _Strict(BaseModel):
 
 Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
 Name = Annotated[str, Field(max_length=255), AfterValidator(_plain_name)]
-Span = tuple[Annotated[int, Field(ge=0, le=_MAX_NUMBER)], Annotated[int, Field(ge=1, le=MAX_MEMBER_BYTES)]]
+Span = tuple[Annotated[int, Field(ge=0, le=_MAX_NUMBER)], Annotated[int, Field(ge=1, le=MAX_IMAGE_BYTES)]]
 
 
 class _Description(_Strict):
@@ -213,7 +210,7 @@ def _add(tar: tarfile.TarFile, handle: BinaryIO, crops: CropTable, number: int, 
     size = decode_image(content, crop.path).size
     if crop.mask_path is not None:
         members[".mask.png"] = read_bytes(crop.mask_path, crop.mask_place)
-        decode_image(members[".mask.png"], crop.mask_path)
+        decode_mask(members[".mask.png"], crop.mask_path)
     try:
         described = _describe(crop, crops, size)
         about = {**described.model_dump(), "layout": crops.layout}
@@ -351,10 +348,7 @@ def damaged_shards(folder: Path, *, progress: bool = False) -> tuple[str, ...]:
 def _read_index(folder: Path) -> _Index:
     path = folder / INDEX
     try:
-        size = path.stat().st_size
-        if size > MAX_INDEX_BYTES:
-            raise complaint(path, f"{size} bytes", f"at most {MAX_INDEX_BYTES}", "shard the set in parts")
-        index = _Index.model_validate_json(path.read_bytes())
+        index = _Index.model_validate_json(read_limited(path, MAX_INDEX_BYTES))
     except OSError as error:
         raise complaint(
             path, f"a file that cannot be read ({error.strerror})", "a readable one", "check its permissions"

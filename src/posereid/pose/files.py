@@ -1,7 +1,6 @@
 """Keypoint files: reading and writing them, and the pose pairs they give."""
 
 import json
-import stat
 from collections.abc import Iterator, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from posereid.errors import InputError
-from posereid.files import atomic_folder, write_atomically
+from posereid.files import MAX_TEXT_BYTES, atomic_folder, read_limited, write_atomically
 from posereid.messages import complaint, shown
 from posereid.pose.formats import (
     CSV_HEADER,
@@ -99,9 +98,7 @@ def read_keypoints(path: str | Path) -> KeypointTable:
 
 
 def _read_text(path: Path) -> str:
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a regular file")
-    data = path.read_bytes()
+    data = read_limited(path, MAX_TEXT_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
