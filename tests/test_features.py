@@ -10,8 +10,11 @@ import posereid
 from posereid.config import Recipe
 from posereid.data.batches import CropImages, to_float
 from posereid.data.crops import CropTable
+from posereid.data.layouts import load_crops
+from posereid.data.shards import write_shards
 from posereid.embedder import Embedder
 from posereid.errors import InputError
+from posereid.evaluation.evaluate import evaluate_features
 from posereid.features import embed_crops, read_image_folder, write_features
 from posereid.training.checkpoint import new_embedder
 
@@ -69,6 +72,59 @@ def test_a_csv_gives_identities_and_cameras(tmp_path: Path) -> None:
     assert folder.identified
     assert [(crop.identity, crop.camera) for crop in folder.crops] == [(7, 3)]
     assert folder.names == ("anna.png",)
+
+
+def side(folder: Path, rows: list[str]) -> list[str]:
+    """A CSV of grey crops, one for each row of identity,camera."""
+    folder.mkdir()
+    for number in range(len(rows)):
+        Image.new("RGB", (32, 64)).save(folder / f"{number}.png")
+    lines = [f"{number}.png,{row}" for number, row in enumerate(rows)]
+    (folder / "crops.csv").write_text("\n".join(["path,identity,camera", *lines]))
+    return rows
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(
+    ("query", "gallery"),
+    [
+        (["bob,north", "dave,north"], ["alice,south", "bob,south", "carol,south", "dave,south", "-1,south", "0,south"]),
+        (["2,0", "3,0"], ["0,1", "1,1", "2,1", "3,1", "-1,1"]),
+        (["20000000001,a", "x7,b"], ["20000000001,b", "x7,a", "20000000001,a"]),
+    ],
+)
+def test_files_of_two_csvs_name_the_same_people(
+    tmp_path: Path, query: list[str], gallery: list[str], sharded: bool
+) -> None:
+    people = sorted({row.split(",")[0] for row in gallery})
+    files = []
+    for name, rows in (("query", query), ("gallery", gallery)):
+        folder = tmp_path / name
+        side(folder, rows)
+        if sharded:
+            write_shards(load_crops(folder), tmp_path / f"{name}-shards")
+            folder = tmp_path / f"{name}-shards"
+        features = np.eye(len(people), 128, dtype=np.float32)[[people.index(row.split(",")[0]) for row in rows]]
+        files.append(tmp_path / f"{name}.npz")
+        write_features(files[-1], read_image_folder(folder), features)
+    figures = evaluate_features(files).figures["reid"]
+    assert (figures["rank1"], figures["mAP"]) == (100, 100)
+    assert (figures["queries"], figures["queries_without_match"]) == (len(query), 0)
+
+
+def test_what_was_left_out_or_decided_is_noted(tmp_path: Path) -> None:
+    side(tmp_path / "set", ["anna,1", "0,1"])
+    (tmp_path / "set" / "1.png").unlink()
+    (tmp_path / "set" / "2.gif").touch()
+    notes = read_image_folder(tmp_path / "set").notes
+    assert "1 files are listed but not there, for example '1.png'." in notes[0]
+    assert ["1 crops of identity 0" in notes[1], "'2.gif'" in notes[2], len(notes)] == [True, True, 3]
+    (tmp_path / "set" / "crops.csv").unlink()
+    (tmp_path / "set" / "sub").mkdir()
+    Image.new("RGB", (32, 64)).save(tmp_path / "set" / "sub" / "a.png")
+    assert "2 files or folders" in read_image_folder(tmp_path / "set").notes[0]
+    Image.new("RGB", (32, 64)).save(tmp_path / "set" / "0001_c1s1_000001_00.png")
+    assert "1 of 2 names do not say whose crop it is, such as '0.png'" in read_image_folder(tmp_path / "set").notes[1]
 
 
 def test_a_whole_data_set_is_taken_with_all_its_splits(world: Path, crops: CropTable) -> None:

@@ -33,7 +33,7 @@ def read_limited(path: Path, most: int) -> bytes:
         raise OSError(errno.EINVAL, "it is not a regular file")
     with path.open("rb") as handle:
         # What grows while it is read is not read on; what is too large already is not read at all.
-        data = b"" if (size := path.stat().st_size) > most else handle.read(most + 1)
+        data = b"" if (size := path.stat().st_size) > most else handle.read(size + 1)
     if max(size, len(data)) > most:
         raise complaint(path, f"a file of {max(size, len(data)):,} bytes", f"at most {most:,}", "divide or replace it")
     return data

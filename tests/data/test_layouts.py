@@ -1,17 +1,23 @@
 import contextlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from posereid.data.batches import class_labels
+from posereid.data.crops import DISTRACTOR, JUNK
 from posereid.data.images import MAX_PIXELS, open_image
 from posereid.data.layouts import load_crops
 from posereid.data.readers import MSMT17_TEST_OFFSET
+from posereid.data.shards import write_shards
 from posereid.errors import InputError
+from posereid.features import read_image_folder
 from posereid.files import MAX_TEXT_BYTES
 from posereid.pose.formats import CSV_HEADER
 
@@ -186,6 +192,31 @@ def test_own_csv_keeps_whole_numbers(tmp_path: Path) -> None:
     assert table.notes == ()
 
 
+def test_own_csv_keeps_the_markers_of_junk_and_distractors(tmp_path: Path) -> None:
+    own(tmp_path, "b.jpg,-1,1", "a.jpg,0000,1", "sub/c.jpg,007,1.0")
+    table = load_crops(tmp_path)
+    assert table.identities.tolist() == [JUNK, DISTRACTOR, 7]
+    assert table.cameras.tolist() == [1, 1, 1]
+    assert [crop.identified for crop in table] == [False, False, True]
+    assert class_labels(table) == {7: 0}
+    assert [note[:22] for note in table.notes] == ["1 crops of identity -1", "1 crops of identity 0 "]
+    assert "if 0 is a person in crops.csv, number people from 1" in table.notes[1]
+    own(tmp_path, "b.jpg,-1.0,north", "a.jpg,anna,south", "sub/c.jpg,0,north")
+    table = load_crops(tmp_path)
+    assert table.identities.tolist() == [JUNK, 1, DISTRACTOR]
+    assert dict(table.identity_names) == {1: "anna"}
+    assert dict(table.camera_names) == {1: "north", 2: "south"}
+
+
+@pytest.mark.parametrize("empty", ["nan", "NaN", "None", "null", "<NA>", "NA", ""])
+@pytest.mark.parametrize("column", ["identity", "camera"])
+def test_own_csv_labels_that_say_nothing_are_refused(tmp_path: Path, column: str, empty: str) -> None:
+    row = f"a.jpg,{empty},1" if column == "identity" else f"a.jpg,1,{empty}"
+    message = problem_with(own(tmp_path, "b.jpg,1,1", row))
+    assert "crops.csv, line 3: found " in message
+    assert column in message
+
+
 def test_own_csv_numbers_names_and_zero(tmp_path: Path) -> None:
     header = "split,path,identity,extra,camera"
     own(tmp_path, "gallery,b.jpg,zoe,x,0", "query,a.jpg,10,x,1", "train,sub/c.jpg,9,x,0", header=header)
@@ -338,6 +369,128 @@ def test_roots_that_are_refused(tmp_path: Path) -> None:
     assert "MSMT17" in problem_with(tmp_path / "market", "msmt17")
     assert "layout" in problem_with(tmp_path, "cuhk03")
     assert "1 listed files missing" in problem_with(own(tmp_path / "own", "gone.jpg,1,1"))
+
+
+# --- what is left out is said ------------------------------------------------------------------------------
+
+
+def test_what_looks_like_crops_is_not_passed_over(tmp_path: Path) -> None:
+    root = market(tmp_path)
+    stem = "0001_c1s1_001051_05"
+    touch(root / "query", [f"{stem}.gif", f"{stem[:-1]}6", f"{stem}.jpg.gz", "IMG_1.HEIC", f"sub/deep/{QUERY[0]}"])
+    touch(root / "query", [f"{stem}.json", f"{stem}_keypoints.json", "Thumbs.db", ".hidden.gif", "sub/.x/a.jpg"])
+    touch(root / "query", [f"{stem}.JFIF"])
+    (root / "query" / "gone.jpg").symlink_to("nowhere.jpg")
+    touch(root / "foreground_masks" / "query", [f"{QUERY[0][:-4]}.bmp", f"{stem}.PNG", "old/x.png", "stray.png"])
+    keypoint_file(root / "market-annotation-query.CSV", QUERY)
+    touch(root, ["market-annotation-gallery.json", "annotation-notes.md"])
+    table = load_crops(root)
+    assert table.query.names == (*QUERY, f"{stem}.JFIF")
+    assert table.query[1].mask_path == root / "foreground_masks" / "query" / f"{stem}.PNG"
+    assert sorted(table.unparsed) == sorted(
+        [f"query/{stem}.gif", f"query/{stem[:-1]}6", f"query/{stem}.jpg.gz", "query/IMG_1.HEIC", "query/gone.jpg",
+         f"query/sub/deep/{QUERY[0]}", f"foreground_masks/query/{QUERY[0][:-4]}.bmp", "market-annotation-query.CSV",
+         "market-annotation-gallery.json"]
+    )  # fmt: skip
+    assert table.notes == ("1 masks belong to no crop of the set, for example 'foreground_masks/query/stray.png'.",)
+
+
+def test_empty_folders_and_lists_are_said(tmp_path: Path) -> None:
+    root = market(tmp_path / "market")
+    for path in (root / "query").iterdir():
+        path.unlink()
+    (root / "foreground_masks" / "query").mkdir(parents=True)
+    table = load_crops(root)
+    assert table.unparsed == ("query/ (no crop)",)
+    assert table.notes == ("foreground_masks holds no mask of a crop; masks are foreground_masks/FOLDER/NAME.png.",)
+    (msmt17(tmp_path / "msmt") / "list_query.txt").write_text("\n")
+    assert "list_query.txt (no crop)" in load_crops(tmp_path / "msmt").unparsed
+    (tmp_path / "poses").mkdir()
+    assert "a folder without .json files, expected" in problem_with(root, keypoints=[tmp_path / "poses"])
+    touch(tmp_path / "poses", ["a_keypoints.yml"])
+    assert "which holds 'a_keypoints.yml'" in problem_with(root, keypoints=[tmp_path / "poses"])
+    (tmp_path / "poses" / "a_keypoints.json").write_text('{"people": []}')
+    assert "poses/a_keypoints.yml" in load_crops(root, keypoints=[tmp_path / "poses"]).unparsed
+
+
+def test_pictures_beside_listed_ones_are_counted(tmp_path: Path) -> None:
+    table = load_crops(own(touch(tmp_path, ["sub/d.avif", "other/e.jpg"]), "a.jpg,1,1", "sub/c.jpg,2,1"))
+    assert table.notes == ("2 pictures beside those that are listed are not in crops.csv, for example 'b.jpg'.",)
+    assert not table.unparsed
+    touch(msmt17(tmp_path / "msmt"), ["train/0000/0000_001_01_0303morning_0016_0.jpg"])
+    assert "1 pictures beside those that are listed are not in the lists" in load_crops(tmp_path / "msmt").notes[0]
+
+
+def test_crops_without_any_joint_are_without_joints(tmp_path: Path) -> None:
+    root = market(tmp_path)
+    keypoint_file(root / "market-annotation-train.csv", TRAIN[:2], y=-1)
+    keypoint_file(root / "market-annotation-query.csv", QUERY)
+    assert [crop.name for crop in load_crops(root) if crop.joints is not None] == QUERY
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_names_match_in_either_unicode_form(tmp_path: Path, written: Literal["NFC", "NFD"]) -> None:
+    listed, there = (
+        unicodedata.normalize(form, "Zoë/José_1.jpg") for form in (written, {"NFC": "NFD"}.get(written, "NFC"))
+    )
+    touch(tmp_path, [there, f"foreground_masks/{Path(there).parent}/{Path(listed).stem}.png"])
+    (tmp_path / "crops.csv").write_text(f"path,identity,camera\n{listed},José,1\n", "utf-8")
+    keypoint_file(tmp_path / "k.csv", [Path(listed).name])
+    table = load_crops(tmp_path, keypoints=[tmp_path / "k.csv"])
+    assert table.missing == ()
+    assert table[0].path == tmp_path / there
+    assert table[0].joints is not None
+    assert table[0].mask_path is not None
+    (tmp_path / "crops.csv").write_text(f"path,identity,camera\n{listed},1,1\n{there},1,1\n", "utf-8")
+    assert "line 3" in problem_with(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["market1501", "dukemtmc", "cuhk03", "msmt17", "csv", "masks", "shards", "embed"])
+def test_no_picture_is_a_link_out_of_its_set(tmp_path: Path, layout: str) -> None:
+    name = {"dukemtmc": "0005_c2_f0046985.png", "cuhk03": "0001_c1_1.png"}.get(layout, "0002_c1s1_000451_03.png")
+    folder, listed = "bounding_box_train", ""
+    if layout == "msmt17":
+        folder, listed, name = "train/0000", "list_train.txt", "0000_000_01_0303morning_0015_0.png"
+    elif layout in ("csv", "embed"):
+        folder = "pictures"
+    root = tmp_path / "set"
+    (root / folder).mkdir(parents=True)
+    Image.new("RGB", (4, 8)).save(root / folder / name)
+    if listed:
+        (root / listed).write_text(f"0000/{name} 0\n")
+    if layout == "csv":
+        (root / "crops.csv").write_text(f"path,identity,camera\n{folder}/{name},1,1\n")
+    masks = root / "foreground_masks" / folder
+    if layout == "masks":
+        masks.mkdir(parents=True)
+        Image.new("L", (4, 8)).save(masks / name)
+    if layout == "shards":
+        write_shards(load_crops(root), tmp_path / "shards")
+        root, folder, name = tmp_path / "shards", "", "shard-000000.tar"
+    inner = masks if layout == "masks" else root / folder
+    read = (lambda place: read_image_folder(place / folder)) if layout == "embed" else load_crops
+    (tmp_path / "whole").symlink_to(root)
+    assert len(read(tmp_path / "whole").names) == 1
+    moved = tmp_path / "elsewhere"
+    (inner / name).rename(moved)
+    for leads, outside in ((root / "inside", False), (moved, True)):
+        if not outside:
+            (root / "inside").write_bytes(moved.read_bytes())
+        (inner / name).unlink(missing_ok=True)
+        (inner / name).symlink_to(leads)
+        # To `embed`, the folder itself is all that there is.
+        if outside or layout == "embed":
+            with pytest.raises(InputError, match=r"a link to somewhere else, expected files inside"):
+                read(root)
+        else:
+            assert len(read(root).names) == 1
+    if layout in ("market1501", "csv", "masks"):  # a link on the way
+        (inner / name).unlink()
+        moved.rename(tmp_path / name)
+        inner.rmdir()
+        inner.symlink_to(tmp_path)
+        with pytest.raises(InputError, match="a link to somewhere else"):
+            read(root)
 
 
 @pytest.mark.parametrize("name", ["crops.csv", "mine.csv", "list_val.txt", "market-annotation-train.csv"])

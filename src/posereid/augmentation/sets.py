@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from posereid.augmentation.targets import LARGEST_SEED, Drawing
 from posereid.data.crops import CropTable
 from posereid.data.layouts import MANIFEST
-from posereid.data.readers import image_names, read_rows
+from posereid.data.readers import Disk, read_rows
 from posereid.errors import InputError
 from posereid.files import write_atomically
 from posereid.messages import complaint, shown
@@ -269,7 +269,7 @@ def check_generated_set(folder: str | Path, *, checkpoint: str | None = None) ->
     rows = read_manifest(folder)
     kept = {row.name for row in rows if not row.dropped}
     places = [folder / name for name in (TRAIN_FOLDER, MSMT17_TRAIN_FOLDER) if (folder / name).is_dir()]
-    present = {name for place in places for name in image_names(place)}
+    present = {name for place in places for name in Disk(place).images(place)[0]}
     if missing := sorted(kept - present):
         raise InputError(
             f"{folder / MANIFEST} names {len(missing)} crops whose files are missing, for example "

@@ -34,6 +34,8 @@ class Embed:
             raise InputError(f"--out is {self.out}; give a file name that ends in .npz.")
         set_threads()
         folder = read_image_folder(self.images)
+        for line in folder.notes:
+            print(line)
         checkpoint = latest_checkpoint(self.run_folder)
         embedder = load_embedder(checkpoint.folder, pick_device(checkpoint.recipe.runtime))
         features = embed_crops(embedder, folder.crops, batch_size=self.batch_size, progress=True)

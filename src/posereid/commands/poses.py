@@ -105,7 +105,9 @@ def read_poses(path: Path) -> "tuple[list[Joints], tuple[str, ...]]":
     )
     if not is_set:
         table = read_keypoints(path)
-        return list(table.values()), table.notes
+        others = table.unparsed
+        left_out = (f"{path}: {len(others)} files or folders are not read, such as {others[0]!r}.",) if others else ()
+        return list(table.values()), (*table.notes, *left_out)
     crops = load_crops(path)
     known = [crop.joints for crop in crops.train if crop.joints is not None]
     unknown = len(crops.train) - len(known)

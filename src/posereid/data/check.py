@@ -95,7 +95,7 @@ class CheckReport:
             ("shards whose content is not what was written", self.damaged_shards),
             ("images or masks that cannot be read", self.unreadable),
             ("listed files that are missing", self.missing),
-            ("images whose names were not understood and which are left out", self.unparsed),
+            ("files or folders left out, whose names, endings or places were not understood", self.unparsed),
             ("crops with joints outside the image, as if for another size", self.joints_outside),
             ("identities in both training and test", self.shared_identities),
             *(

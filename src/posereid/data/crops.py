@@ -1,7 +1,7 @@
 """One table of crops: where each picture lies, whose it is, which camera saw it, in which pose."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -60,10 +60,7 @@ class Crop:
 
     @property
     def identified(self) -> bool:
-        """Whether the crop belongs to somebody: neither junk nor distractor.
-
-        Only Market-1501's layout gives 0 and -1 these meanings; readers of other layouts start identities at 1.
-        """
+        """Whether the crop belongs to somebody: neither junk nor distractor, as Market-1501's names and CSVs say."""
         return self.identity > DISTRACTOR
 
     @property
@@ -76,8 +73,9 @@ class Crop:
 class CropTable(Sequence[Crop]):
     """A sequence of crops, with what the reader could not use.
 
-    ``unparsed`` lists files whose names do not follow the layout, ``missing`` files that a list names and that
-    are not there; both are paths relative to ``root``.
+    ``unparsed`` lists files and folders that look like parts of the set and are left out, ``missing`` files that a
+    list names and that are not there; both are paths relative to ``root``. ``identity_names`` and ``camera_names`` are
+    what the list of the set says in place of the numbers of its crops, where it does not say those.
     """
 
     root: Path
@@ -86,6 +84,8 @@ class CropTable(Sequence[Crop]):
     unparsed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    identity_names: Mapping[int, str] = field(default_factory=dict)
+    camera_names: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -141,11 +141,14 @@ class CropTable(Sequence[Crop]):
         """What the reader could not use, a sentence each."""
         lines = []
         for why, names in (
-            ("are left out because their names were not understood", self.unparsed),
-            ("are listed but not there", self.missing),
+            (
+                "files or folders whose names, endings or places are not understood are left out",
+                self.unparsed,
+            ),
+            ("files are listed but not there", self.missing),
         ):
             if names:
-                lines.append(f"{self.root}: {len(names)} files {why}, for example {shown(names[0], 80)}.")
+                lines.append(f"{self.root}: {len(names)} {why}, for example {shown(names[0], 80)}.")
         return lines
 
     @cached_property

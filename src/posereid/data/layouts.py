@@ -1,6 +1,7 @@
 """Folders of person crops -> one :class:`~posereid.data.crops.CropTable`."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from posereid.data.readers import (
     MARKET_FOLDERS,
     MSMT17_FOLDERS,
     MSMT17_LISTS,
+    Disk,
     Reading,
-    image_names,
     read_market_folders,
     read_msmt17,
     read_own_csv,
@@ -27,7 +28,7 @@ from posereid.messages import complaint, shown
 from posereid.pose.files import read_keypoints
 from posereid.pose.formats import name_problem
 from posereid.pose.joints import Joints
-from posereid.pose.names import NAME_EXAMPLES, NameStyle
+from posereid.pose.names import NAME_EXAMPLES, NameStyle, composed
 
 MANIFEST = "manifest.csv"
 """In the root of a generated set: which crop was drawn from which source in whose pose."""
@@ -35,6 +36,7 @@ MANIFEST = "manifest.csv"
 MASK_FOLDER = "foreground_masks"
 CROPS_CSV = "crops.csv"
 _KEYPOINT_PATTERNS = tuple(f"*annotation-{name}.csv" for name in ("train", "query", "test"))
+_LIKE_KEYPOINTS = re.compile(r"(?!\.).*annotation[-_](train|query|test|gallery|val)\.\w+(\.gz)?", re.IGNORECASE)
 _MARKET_SHAPE = f"the folders {', '.join(MARKET_FOLDERS)} (Market-1501, DukeMTMC-reID, CUHK03)"
 _MSMT17_SHAPE = f"{' and '.join(MSMT17_FOLDERS[0])} with {', '.join(MSMT17_LISTS)} (MSMT17)"
 _CSV_SHAPE = f"a {CROPS_CSV} with the columns path,identity,camera"
@@ -67,11 +69,13 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
 
     ``keypoints`` are files or folders that :func:`~posereid.pose.files.read_keypoints` reads; None takes the
     files ``*annotation-{train,query,test}.csv`` in the root (of shards the joints that they hold), an empty sequence
-    none. Joints are matched by
-    file name, or without its ending. ``manifest.csv`` in the root marks generated crops, and
-    ``foreground_masks/<folder>/<stem>.png`` become mask paths.
+    none. Joints are matched by file name, or without its ending; a crop whose joints are all absent has none.
+    ``manifest.csv`` in the root marks generated crops, and ``foreground_masks/<folder>/<stem>.png`` become mask paths.
 
     Crops are ordered by split and then by name (in the order of the lists for ``msmt17`` and ``csv``).
+
+    What looks like a crop, mask or keypoint file and is none stands in the table's ``unparsed``. No picture or mask
+    lies outside the set's folder, see :class:`~posereid.data.readers.Disk`.
 
     Raises InputError for anything that is wrong with the folder, the lists or the keypoint files.
     """
@@ -88,10 +92,10 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
     crops = sorted(reading.crops, key=lambda crop: SPLITS.index(crop.split))
     if not sharded:
         crops = _with_manifest(crops, folder, reading)
-        crops = _with_masks(crops, folder)
+        crops = _with_masks(crops, folder, reading)
     elif keypoints is not None:
         crops = [replace(crop, joints=None) for crop in crops]
-    paths = [] if sharded and keypoints is None else _keypoint_paths(given, folder, keypoints)
+    paths = [] if sharded and keypoints is None else _keypoint_paths(given, folder, keypoints, reading)
     crops = _with_joints(crops, paths, reading, names_identify=found in NAME_EXAMPLES)
     return CropTable(
         root=folder,
@@ -100,6 +104,8 @@ def load_crops(root: str | Path, layout: Layout = "auto", keypoints: Sequence[st
         unparsed=tuple(reading.unparsed),
         missing=tuple(reading.missing),
         notes=(*notes, *reading.notes),
+        identity_names=reading.identity_names,
+        camera_names=reading.camera_names,
     )
 
 
@@ -126,7 +132,7 @@ def _find_set(root: Path, layout: Layout) -> tuple[Path, str, list[str]]:
     if holding:
         names = " and ".join(shown(child.name) for child, _ in holding[:3])
         raise complaint(root, f"{len(holding)} sets ({names})", "one", "give the folder of one of them")
-    images = len(image_names(root))
+    images = len(Disk(root).images(root)[0])
     inside = f"{images} images" if images else f"{len(children)} folders"
     raise complaint(
         root,
@@ -216,40 +222,54 @@ def _with_manifest(crops: list[Crop], root: Path, reading: Reading) -> list[Crop
     ]
 
 
-def _with_masks(crops: list[Crop], root: Path) -> list[Crop]:
+def _with_masks(crops: list[Crop], root: Path, reading: Reading) -> list[Crop]:
     masks = root / MASK_FOLDER
     if not masks.is_dir():
         return crops
-    stems_of = {
-        folder: {Path(name).stem: name for name in image_names(masks / folder) if name.endswith(".png")}
-        for folder in {crop.path.parent.relative_to(root) for crop in crops}
-        if (masks / folder).is_dir()
-    }
+    disk = Disk(root)
+    mask_of: dict[tuple[Path, str], Path] = {}
+    for folder in sorted({crop.path.parent.relative_to(root) for crop in crops}):
+        if not (masks / folder).is_dir():
+            continue
+        names, passed_over = disk.images(masks / folder)
+        usable = [name for name in names if name.lower().endswith(".png")]
+        mask_of |= {(folder, composed(Path(name).stem)): masks / folder / name for name in usable}
+        # What lies in its subfolders are the masks of other folders of crops, or of none.
+        others = [name for name in (*names, *passed_over) if name not in usable and "/" not in name]
+        reading.leave_out(f"{MASK_FOLDER}/{(folder / name).as_posix()}" for name in others)
+    paths = [mask_of.get((crop.path.parent.relative_to(root), composed(crop.path.stem))) for crop in crops]
+    strays = sorted(set(mask_of.values()) - set(paths))
+    if strays:
+        example = shown(strays[0].relative_to(root).as_posix(), 80)
+        reading.notes.append(f"{len(strays)} masks belong to no crop of the set, for example {example}.")
+    if not any(paths):
+        reading.notes.append(f"{MASK_FOLDER} holds no mask of a crop; masks are {MASK_FOLDER}/FOLDER/NAME.png.")
+    return [replace(crop, mask_path=path) for crop, path in zip(crops, paths, strict=True)]
 
-    def mask_path(crop: Crop) -> Path | None:
-        folder = crop.path.parent.relative_to(root)
-        name = stems_of.get(folder, {}).get(crop.path.stem)
-        return masks / folder / name if name else None
 
-    return [replace(crop, mask_path=mask_path(crop)) for crop in crops]
-
-
-def _keypoint_paths(given: Path, home: Path, keypoints: Sequence[str | Path] | None) -> list[Path]:
+def _keypoint_paths(given: Path, home: Path, keypoints: Sequence[str | Path] | None, reading: Reading) -> list[Path]:
     if isinstance(keypoints, str | Path):  # a lone path would be taken apart into letters
         return [Path(keypoints)]
     if keypoints is not None:
         return [Path(path) for path in keypoints]
     folders = [home] if given.is_file() or given == home else [given, home]
-    return [path for folder in folders for pattern in _KEYPOINT_PATTERNS for path in sorted(folder.glob(pattern))]
+    paths = [path for folder in folders for pattern in _KEYPOINT_PATTERNS for path in sorted(folder.glob(pattern))]
+    for folder in folders:
+        like = {path for path in folder.iterdir() if _LIKE_KEYPOINTS.fullmatch(path.name)}
+        reading.leave_out(path.name for path in sorted(like.difference(paths)))
+    return paths
 
 
 def _with_joints(crops: list[Crop], paths: Sequence[Path], reading: Reading, *, names_identify: bool) -> list[Crop]:
-    """Attach joints by name, or by the name without its ending, which OpenPose drops."""
+    """Attach joints by name, or by the name without its ending, which OpenPose drops.
+
+    A crop whose joints are all absent is one without joints.
+    """
     if not paths:
         return crops
-    joints_of, notes = _merged(paths)
-    reading.notes.extend(notes)
-    keys = [next((key for key in (crop.name, crop.path.stem) if key in joints_of), None) for crop in crops]
+    joints_of = _merged(paths, reading)
+    names = ((composed(crop.name), composed(crop.path.stem)) for crop in crops)
+    keys = [next((key for key in both if key in joints_of), None) for both in names]
     used = Counter(key for key in keys if key is not None)
     if not names_identify and used:
         # Names may repeat in different folders, and one person's joints must not land on another.
@@ -268,19 +288,20 @@ def _with_joints(crops: list[Crop], paths: Sequence[Path], reading: Reading, *, 
             f"crop of the set, for example {shown(example, 80)}."
         )
     return [
-        crop if key is None else replace(crop, joints=joints_of[key]) for crop, key in zip(crops, keys, strict=True)
+        crop if key is None or not joints_of[key].present.any() else replace(crop, joints=joints_of[key])
+        for crop, key in zip(crops, keys, strict=True)
     ]
 
 
-def _merged(paths: Iterable[Path]) -> tuple[dict[str, Joints], list[str]]:
-    """All tables in one; a name may stand in several files if they agree."""
+def _merged(paths: Iterable[Path], reading: Reading) -> dict[str, Joints]:
+    """All tables in one, by composed names; a name may stand in several files if they agree."""
     merged: dict[str, Joints] = {}
     origin: dict[str, Path] = {}
-    notes: list[str] = []
     for path in paths:
         table = read_keypoints(path)
-        notes.extend(table.notes)
-        for name, joints in table.items():
+        reading.notes.extend(table.notes)
+        reading.leave_out(f"{path.name}/{name}" for name in table.unparsed)
+        for name, joints in ((composed(name), joints) for name, joints in table.items()):
             if name in merged and not _same(merged[name], joints):
                 raise complaint(
                     path,
@@ -290,7 +311,7 @@ def _merged(paths: Iterable[Path]) -> tuple[dict[str, Joints], list[str]]:
                 )
             merged[name] = joints
             origin.setdefault(name, path)
-    return merged, notes
+    return merged
 
 
 def _same(first: Joints, second: Joints) -> bool:

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 
 from posereid.data.crops import Crop, CropTable, ShardPlace, Split
 from posereid.data.images import MAX_IMAGE_BYTES, decode_image, decode_mask, read_bytes
-from posereid.data.readers import Reading
+from posereid.data.readers import Disk, Reading
 from posereid.errors import InputError
 from posereid.files import atomic_folder, read_limited, write_atomically
 from posereid.messages import complaint, shown
@@ -114,6 +114,8 @@ class _Index(_Strict):
     layout: OriginLayout
     notes: list[Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*$")]] = Field(max_length=100)
     counts: dict[str, int]
+    identity_names: dict[int, str] = {}
+    camera_names: dict[int, str] = {}
     shards: Annotated[list[_Shard], FailFast(), Field(min_length=1)]
     crops: Annotated[list[_Entry], FailFast(), Field(min_length=1)]
 
@@ -275,6 +277,8 @@ def _index_text(crops: CropTable, shards: list[_Shard], entries: list[_Entry]) -
             layout=crops.layout,  # type: ignore[arg-type]  # any text; checked here
             notes=notes,
             counts=_counts(entries),
+            identity_names=dict(crops.identity_names),
+            camera_names=dict(crops.camera_names),
             shards=shards,
             crops=entries,
         )
@@ -305,10 +309,11 @@ def read_shards(folder: Path) -> tuple[Reading, OriginLayout]:
     its shards, and for a shard that is missing, of another size, or a link out of the folder.
     """
     index = _read_index(folder)
-    tars = [_checked_shard(folder, number, shard) for number, shard in enumerate(index.shards)]
+    disk = Disk(folder)
+    tars = [_checked_shard(disk, number, shard) for number, shard in enumerate(index.shards)]
     path = folder / INDEX
     seen: set[tuple[str, str, str]] = set()
-    reading = Reading(notes=list(index.notes))
+    reading = Reading(notes=list(index.notes), identity_names=index.identity_names, camera_names=index.camera_names)
     for number, entry in enumerate(index.crops):
         where = f"{path}, crop {number}"
         identity = (entry.crop.split, entry.crop.folder, entry.crop.name)
@@ -362,15 +367,11 @@ def _read_index(folder: Path) -> _Index:
     return index
 
 
-def _checked_shard(folder: Path, number: int, shard: _Shard) -> Path:
-    path = folder / shard.name
-    try:
-        regular, size = path.is_file(), path.stat().st_size
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):
-        raise complaint(path, "no such file", f"shard {number} of the set", _WRITE_AGAIN) from None
-    if not regular or not inside:
-        raise complaint(path, "a link or folder", "a file inside the folder of the set", _WRITE_AGAIN)
+def _checked_shard(disk: Disk, number: int, shard: _Shard) -> Path:
+    path = disk.root / shard.name
+    if disk.find(shard.name) is None:
+        raise complaint(path, "no such file", f"shard {number} of the set", _WRITE_AGAIN)
+    size = path.stat().st_size
     if size != shard.size:
         raise complaint(path, f"{size} bytes", f"{shard.size} as the index says", _WRITE_AGAIN)
     return path
@@ -385,7 +386,7 @@ def _crop(entry: _Entry, tar: Path) -> Crop:
         identity=about.identity,
         camera=about.camera,
         split=about.split,
-        joints=None if about.joints is None else _joints(about.joints),
+        joints=_joints(about.joints) if about.joints and any(about.joints) else None,
         source=about.source,
         target_pose=about.target_pose,
         mask_path=None if entry.mask is None else home / f"{Path(about.name).stem}.mask.png",

@@ -31,14 +31,22 @@ class KeypointTable(Mapping[str, Joints]):
     """The joints of many crops by crop name, in the file's order; neither table nor arrays can be changed.
 
     ``path`` is the file or folder that was read. ``notes`` are sentences on what the reader had to decide,
-    such as which of several people it took. Tables from OpenPose files have names without the image's ending,
+    such as which of several people it took; ``unparsed`` are names in the folder that look like OpenPose's files and
+    are not read. Tables from OpenPose files have names without the image's ending,
     because OpenPose drops it.
     """
 
-    def __init__(self, path: Path, joints: Mapping[str, Joints], notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        joints: Mapping[str, Joints],
+        notes: tuple[str, ...] = (),
+        unparsed: tuple[str, ...] = (),
+    ) -> None:
         self._path = path
         self._joints = MappingProxyType(dict(joints))
         self._notes = notes
+        self.unparsed = unparsed
 
     @property
     def path(self) -> Path:
@@ -133,14 +141,19 @@ def _read_json(path: Path, text: str) -> KeypointTable:
 
 
 def _read_openpose_folder(folder: Path) -> KeypointTable:
-    files = sorted(
-        (file for file in folder.iterdir() if file.suffix.lower() == ".json" and not file.name.startswith(".")),
-        key=lambda file: file.name,
+    visible = sorted((file for file in folder.iterdir() if file.name[0] != "."), key=lambda file: file.name)
+    files = [file for file in visible if file.suffix.lower() == ".json" and not file.is_dir()]
+    # OpenPose can write YAML and XML too; and pictures that it draws have other names.
+    unparsed = tuple(
+        file.name
+        for file in visible
+        if file not in files
+        and (file.stem.endswith("_keypoints") or (file.is_dir() and any(file.glob("*.[jJ][sS][oO][nN]"))))
     )
     if not files:
         raise complaint(
             folder,
-            "a folder without .json files",
+            f"a folder without .json files{f', which holds {shown(unparsed[0], 80)}' if unparsed else ''}",
             "one OpenPose file per crop",
             "give the folder that OpenPose wrote, or the keypoint file itself",
         )
@@ -168,7 +181,7 @@ def _read_openpose_folder(folder: Path) -> KeypointTable:
         file_of[name] = file.name
         if people > 1:
             crowded.append(name)
-    return KeypointTable(folder, table, _people_notes(crowded))
+    return KeypointTable(folder, table, _people_notes(crowded), unparsed)
 
 
 def _openpose_name(path: Path) -> str:

@@ -1,13 +1,33 @@
 """What a crop's file name says: whose it is and which camera saw it."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 NameStyle = Literal["market1501", "dukemtmc", "cuhk03"]
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES: frozenset[str] = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
+)
 """Endings, in lower case, of the files that count as images."""
+
+# fmt: off
+OTHER_IMAGE_SUFFIXES: frozenset[str] = frozenset((
+    ".apng", ".avif", ".avifs", ".bpg", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".exr", ".gif", ".hdr", ".heic",
+    ".heics", ".heif", ".hif", ".ico", ".j2c", ".j2k", ".jfi", ".jif", ".jng", ".jp2", ".jpc", ".jpf", ".jpg_large",
+    ".jpx", ".jxl", ".jxr", ".mng", ".mpo", ".nef", ".orf", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".pjp", ".pjpeg",
+    ".png_large", ".pnm", ".ppm", ".psd", ".qoi", ".raf", ".ras", ".raw", ".rw2", ".sgi", ".svg", ".tga", ".wbmp",
+    ".wdp", ".xbm", ".xcf", ".xpm",
+))
+"""Endings of pictures that are not read, and not passed over without a word either."""
+
+_SIDE_SUFFIXES = frozenset((  # of what tools leave beside a crop, under its name
+    ".csv", ".db", ".htm", ".html", ".json", ".log", ".mat", ".md", ".npy", ".npz", ".pkl", ".pt", ".pth", ".txt",
+    ".xml", ".yaml", ".yml",
+))
+# fmt: on
 
 NAME_EXAMPLES: dict[NameStyle, str] = {
     "market1501": "0002_c1s1_000451_03.jpg",
@@ -34,6 +54,17 @@ class CropName:
     identity: int
     camera: int
     style: NameStyle
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's form NFC: some disks write é as one character, others as e and an accent."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def looks_like_crop(name: str) -> bool:
+    """Whether a file that is no image by its ending is a picture, or a crop by the rest of its name."""
+    ending = PurePath(name).suffix.lower()
+    return ending in OTHER_IMAGE_SUFFIXES or (ending not in _SIDE_SUFFIXES and parse_crop_name(name) is not None)
 
 
 def parse_crop_name(name: str, style: NameStyle | None = None) -> CropName | None:
