@@ -152,7 +152,8 @@ def read_msmt17(root: Path) -> Reading:
                 identity = number + 1 + (0 if split == "train" else MSMT17_TEST_OFFSET)
                 reading.crops.append(Crop(path, path.name, identity, int(camera[1]), split))
             seen.add(key)
-    reading.leave_out(f"{name} (no crop)" for name in lists if not any(_msmt17_lines(root / name)))
+    filled = {key.partition(" ")[0] for key in seen}
+    reading.leave_out(f"{name} (no crop)" for name in lists if MSMT17_LISTS[name] not in filled)
     if repeated:
         reading.notes.append(f"{repeated} crops are listed twice and counted once.")
     reading.notes.extend(disk.unlisted(reading.crops, "the lists"))
