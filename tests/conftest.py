@@ -2,10 +2,12 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -13,6 +15,7 @@ from posereid.config import READ_BY, Recipe, Section, Stage, parse_recipe
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.synthetic import synthesize
+from posereid.pose.joints import Joints
 
 # A busy machine must not fail a test for being slow.
 settings.register_profile("posereid", deadline=None, max_examples=50)
@@ -86,6 +89,19 @@ def _assert_reads(stage: Stage, seen: set[str]) -> None:
     named = {place for place in table if "." in place}
     sections = {place.split(".")[0] for place in named}
     assert {name for name in seen if "." in name and name.split(".")[0] in sections} == named
+
+
+@pytest.fixture(scope="session")
+def rescaled() -> Callable[[CropTable, float], CropTable]:
+    """A table whose joints are in other units: this many of them are a pixel."""
+
+    def build(crops: CropTable, factor: float) -> CropTable:
+        return crops.with_crops(
+            replace(crop, joints=crop.joints and Joints(crop.joints.xy * np.float32(factor), crop.joints.present))
+            for crop in crops
+        )
+
+    return build
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from posereid.augmentation.drawing import augment
 from posereid.cli import main
 from posereid.commands.common import crops_of, placed
 from posereid.config import FusionRecipe, Recipe, read_recipe
@@ -18,9 +20,11 @@ from posereid.data.validation import validation_identities, validation_search
 from posereid.errors import InputError
 from posereid.evaluation.evaluate import evaluate_run
 from posereid.evaluation.fusion_choice import FusionChoice, choice_table, tune_fusion
-from posereid.training.checkpoint import latest_checkpoint
+from posereid.training.checkpoint import latest_checkpoint, load_generator
 from posereid.training.joint import train_joint
+from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
+from posereid.transfer import find_joints, redraw
 
 Build = Callable[..., Recipe]
 SHARE = 0.4
@@ -117,6 +121,32 @@ def test_a_run_that_saw_the_held_out_is_refused(recipe: Recipe, reid: Path, whol
         tune_fusion(reid, share=0.5)
     with pytest.raises(InputError, match="has no generator"):
         tune_fusion(reid)
+
+
+def test_joints_of_another_scale_stop_every_command_that_reads_them(
+    recipe: Recipe, reid: Path, joint: Path, whole: CropTable, rescaled: Callable[..., CropTable], tmp_path: Path
+) -> None:
+    wrong, out = rescaled(whole, 0.5), tmp_path / "out"
+    generator = load_generator(joint)
+    pixel = Image.new("RGB", (32, 64))
+    posed = next(crop for crop in wrong.query if crop.joints is not None)
+    for call in (
+        lambda: train_joint(recipe, wrong, out, progress=False),
+        lambda: train_pose_estimator(recipe, wrong, out, progress=False),
+        lambda: augment(generator, wrong, out, recipe.augmentation, seed=0, checkpoint="", progress=False),
+        lambda: evaluate_run(joint, crops=wrong),
+        lambda: evaluate_run(reid, crops=wrong, fusion=["fusion"], generator_run=joint, cache=out),
+        lambda: tune_fusion(reid, joint, crops=wrong, cache=out),
+        lambda: find_joints(posed.name, None, (), wrong, pixel.size),
+    ):
+        with pytest.raises(InputError, match="upper left of their pictures"):
+            call()
+    assert not list(tmp_path.iterdir())
+    evaluate_run(reid, crops=wrong)  # which looks at no joints
+    tiny = next(crop.joints for crop in rescaled(whole, 1 / 64).train if crop.can_pose)
+    assert tiny is not None
+    with pytest.raises(InputError, match="target pose is of another scale: all its joints lie within one pixel"):
+        redraw(generator, pixel, next(crop.joints for crop in whole.train if crop.joints), tiny)
 
 
 def test_a_run_without_held_out_identities_is_told_to_have_some(

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from posereid.augmentation.drawing import draw
-from posereid.data.crops import Crop
+from posereid.data.check import require_joint_scale, scale_problem
+from posereid.data.crops import Crop, CropTable
 from posereid.data.images import open_crop
 from posereid.errors import InputError
 from posereid.generator.generator import PoseTransferGenerator
@@ -41,6 +42,8 @@ def find_joints(
             return table[spec]
     found = next((crop for crop in crops if crop.name == spec and crop.joints is not None), None)
     if found is not None and found.joints is not None:
+        if isinstance(crops, CropTable):
+            require_joint_scale(crops)
         own = open_crop(found).size
         return found.joints.resized(size[0] / own[0], size[1] / own[1])
     searched = ", ".join(str(path) for path in tables) or "the run's data set"
@@ -80,7 +83,7 @@ def redraw(generator: PoseTransferGenerator, image: Image.Image, joints: Joints,
     """The person of ``image`` in another pose.
 
     ``joints`` and ``target`` are in pixels of ``image``. The result has the generator's ``crop_size``.
-    Raises InputError when either pose has no joints at all, or joints outside the image.
+    Raises InputError when either pose has no joints at all, joints outside the image, or all of them within two pixels.
     """
     height, width = generator.crop_size
     for pose, what in ((joints, "source"), (target, "target")):
@@ -93,6 +96,8 @@ def redraw(generator: PoseTransferGenerator, image: Image.Image, joints: Joints,
                 f"the {what} pose reaches to {tuple(furthest)}, outside the image of {image.width} × {image.height} "
                 "pixels; give it in pixels of that image."
             )
+        if problem := scale_problem([(pose, image.size)]):
+            raise InputError(f"the {what} pose is of another scale: {problem}; give it in pixels of that image.")
     scale = (width / image.width, height / image.height)
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]

@@ -649,3 +649,11 @@ def test_the_command_says_in_one_sentence_what_is_wrong(
         main(["filter", str(drawn), "--out", str(tmp_path / "out"), "--run", str(runs.run), "--identity", "1.5"])
     assert left.value.code == 2
     assert "'identity' is 1.5" in capsys.readouterr().err
+
+
+def test_joints_of_another_scale_are_refused(
+    drawn: Path, crops: CropTable, runs: Runs, rescaled: Callable[..., CropTable], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="lie outside their pictures, as if for another size"):
+        filtered(drawn, tmp_path / "out", rescaled(crops, 4), runs, identity=0.5)
+    assert not (tmp_path / "out").exists()

@@ -1,12 +1,19 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from posereid.data.check import CheckReport, check_crops
+from posereid.data.check import CheckReport, check_crops, require_joint_scale
+from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
+from posereid.errors import InputError
+from posereid.pose.files import read_keypoints
 from posereid.pose.formats import CSV_HEADER
+from posereid.pose.joints import Joints
 
 SOUND = {
     "bounding_box_train": [
@@ -86,6 +93,49 @@ def test_joints_outside_the_image(root: Path) -> None:
     joints(root, SOUND["bounding_box_train"][:1], x=8)
     assert check(root).joints_outside == (SOUND["bounding_box_train"][0],)
     assert not check(root, decode=False).decoded
+
+
+@pytest.mark.parametrize(
+    ("factor", "problem"),
+    [
+        (1 / 64, "train: joints of all crops lie within one pixel, as if from 0 to 1"),
+        (2 / 64, "train: joints of all crops lie within two pixels, as if from 0 to 1"),
+        (1 / 2, "train: joints of all crops lie in the upper left of their pictures, as if for a smaller size"),
+        (1 / 4, "upper left"),
+        (2, "lie outside their pictures, as if for another size"),
+        (1, ""),
+        (0.8, ""),
+    ],
+)
+def test_joints_of_another_scale_are_told(
+    crops: CropTable, rescaled: Callable[[CropTable, float], CropTable], factor: float, problem: str
+) -> None:
+    changed = rescaled(crops.train, factor)
+    report = check_crops(changed)
+    assert bool(report.joint_scale) == bool(problem)
+    assert problem in "".join(report.joint_scale)
+    if not problem:
+        assert report.ok
+        return require_joint_scale(changed)
+    assert f"WRONG: {report.joint_scale[0]}" in report.lines()
+    with pytest.raises(InputError, match=f"{problem}.*; write the keypoints again in pixels of"):
+        require_joint_scale(changed)
+    return None
+
+
+def test_splits_of_a_few_crops_are_judged_together(
+    crops: CropTable, rescaled: Callable[[CropTable, float], CropTable]
+) -> None:
+    few = crops.with_crops([*crops.train[:15], *crops.gallery[:15]])
+    assert check_crops(rescaled(few, 0.5)).joint_scale[0].startswith("joints of all crops lie in the upper left")
+    assert not check_crops(rescaled(few[:15], 0.5)).joint_scale
+    # OpenPose's -1 … 1: what is left of or above the middle reads as absent.
+    table = read_keypoints(crops.root / "market-annotation-train.csv")
+    wide = {
+        n: Joints(j.xy / np.float32([16, 32]) - 1, j.present & (j.xy > (16, 32)).all(axis=1)) for n, j in table.items()
+    }
+    posed = crops.train.with_crops(replace(c, joints=wide[c.name] if c.joints else None) for c in crops.train)
+    assert "within one pixel" in check_crops(posed).joint_scale[0]
 
 
 def test_queries_without_a_match(root: Path) -> None:

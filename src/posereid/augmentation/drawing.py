@@ -29,6 +29,7 @@ from posereid.augmentation.targets import plan_drawings, plan_facts
 from posereid.augmentation.unfinished import JPEG_QUALITY, CropWriter, Plan, UnfinishedSet
 from posereid.config import AugmentationRecipe
 from posereid.data.batches import pose_maps, to_float, to_pixels
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import CropTable
 from posereid.errors import InputError, SharedError, Stopped
 from posereid.generator.generator import PoseTransferGenerator
@@ -100,6 +101,7 @@ def augment(
     set, and an unfinished set begun with other arguments; Stopped (a KeyboardInterrupt) after SIGINT.
     """
     train = crops.train
+    require_joint_scale(train)
     work = UnfinishedSet(out, train_folder(crops.layout))
     try:
         return _Augmentation(generator, train, work, recipe, seed, checkpoint, progress).run(restart=restart)

@@ -23,6 +23,7 @@ from posereid.augmentation.sets import (
     write_side_files,
 )
 from posereid.config import FilteringRecipe
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import Crop, CropTable
 from posereid.data.layouts import load_crops
 from posereid.errors import InputError
@@ -105,6 +106,8 @@ def filter_set(
     runs = open_judges(recipe, real, run=run, judge=judge, pose_estimator=pose_estimator)
     table = load_crops(generated)
     with_generated(real, table)
+    for crops in (real.train, table):
+        require_joint_scale(crops)
     if any(crop.place is not None for crop in table.train):
         raise complaint(generated, "a set in shards", "its folder", "filter the folder, then shard what is kept")
     generator = runs.drawn_by.digest("generator") if runs.drawn_by is not None else None

@@ -4,20 +4,28 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import numpy as np
 
 from posereid.data.crops import SPLITS, Crop, CropTable
-from posereid.data.images import open_crop, open_mask
+from posereid.data.images import open_crop, open_mask, picture_size
 from posereid.data.shards import damaged_shards
-from posereid.errors import InputError
+from posereid.errors import InputError, SharedError
 from posereid.messages import shown
 from posereid.pose.joints import Joints
 from posereid.progress import with_progress
 
 NoMatchReason = Literal["not a person", "not in the gallery", "only in the query's own camera"]
 _EXAMPLES = 5
+
+SCALE_SAMPLE = 200
+"""About how many crops of a split are looked at before a run, to see whether its joints are in pixels."""
+
+_FEW_JOINTS, _FEW_CROPS, _UPPER_LEFT = 5, 20, 0.6
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,9 @@ class SplitCounts:
 class CheckReport:
     """What :func:`check_crops` found; tuples hold names or identities in table order or sorted.
 
-    ``decoded`` says whether images were opened: without that, ``unreadable``, ``damaged_shards`` and
-    ``joints_outside`` are empty. ``one_camera_train`` and ``one_camera_test`` are identities that one camera
+    ``decoded`` says whether images were opened: without that, ``unreadable``, ``damaged_shards``, ``joints_outside``
+    and ``joint_scale`` are empty. ``joint_scale`` says of a split that its joints are in other units than pixels of its
+    pictures, see :func:`scale_problem`. ``one_camera_train`` and ``one_camera_test`` are identities that one camera
     alone saw, which no cross-camera pair or match can come from; ``single_crop_train`` are identities with one
     training crop.
     ``unmatched`` holds (query name, reason). ``pose_pairs`` counts, by split, the ordered pairs of crops that
@@ -52,6 +61,7 @@ class CheckReport:
     unparsed: tuple[str, ...]
     missing: tuple[str, ...]
     joints_outside: tuple[str, ...]
+    joint_scale: tuple[str, ...]
     one_camera_train: tuple[int, ...]
     one_camera_test: tuple[int, ...]
     single_crop_train: tuple[int, ...]
@@ -64,8 +74,9 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing would stop a run or falsify its figures.
 
-        Damaged shards, unreadable, missing and unparsed files, joints outside their image, queries that cannot
-        be matched and people in both training and test count; single cameras, single crops and absent joints do not.
+        Damaged shards, unreadable, missing and unparsed files, joints outside their image or of another scale, queries
+        that cannot be matched and people in both training and test count; single cameras or crops and absent joints
+        do not.
         """
         return not (
             self.damaged_shards
@@ -73,6 +84,7 @@ class CheckReport:
             or self.unparsed
             or self.missing
             or self.joints_outside
+            or self.joint_scale
             or self.unmatched
             or self.shared_identities
         )
@@ -107,6 +119,7 @@ class CheckReport:
             ),
         ]
         lines += [f"WRONG: {_count(what, items)}" for what, items in wrong if items]
+        lines += [f"WRONG: {problem}" for problem in self.joint_scale]
         weak: list[tuple[str, Sequence[object]]] = [
             ("training identities seen by one camera only", self.one_camera_train),
             ("test identities seen by one camera only", self.one_camera_test),
@@ -127,7 +140,7 @@ def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False
     ``decode`` opens every image and mask completely, on several threads, compares the joints with its size and shards
     with their SHA-256; ``progress`` shows a bar meanwhile. Never raises InputError for what it finds in the set.
     """
-    unreadable, outside = _opened(table, progress) if decode else ((), ())
+    unreadable, outside, scale = _opened(table, progress) if decode else ((), (), ())
     sharded = any(crop.place for crop in table)
     damaged = damaged_shards(table.root, progress=progress) if decode and sharded else ()
     parts = {name: table.split(name).crops for name in SPLITS}
@@ -143,6 +156,7 @@ def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False
         unparsed=table.unparsed,
         missing=table.missing,
         joints_outside=outside,
+        joint_scale=scale,
         one_camera_train=_one_camera(train_crops),
         one_camera_test=_one_camera(test_crops),
         single_crop_train=tuple(identity for identity, crops in train_crops.items() if len(crops) < 2),
@@ -153,8 +167,8 @@ def check_crops(table: CropTable, *, decode: bool = True, progress: bool = False
     )
 
 
-def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of unreadable crops, paths of unreadable masks, and names of crops whose joints lie outside."""
+def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of unreadable crops and paths of unreadable masks; names of crops whose joints lie outside; scales."""
     masks: list[str] = []
 
     def size(crop: Crop) -> tuple[int, int] | None:
@@ -173,17 +187,67 @@ def _opened(table: CropTable, progress: bool) -> tuple[tuple[str, ...], tuple[st
         found = pool.map(size, table.crops)
         sizes = list(with_progress(found, len(table), "opening images", "crop", show=progress))
     unreadable = tuple(crop.name for crop, size in zip(table, sizes, strict=True) if size is None)
-    outside = tuple(
-        crop.name
+    posed = [
+        (crop, crop.joints, size)
         for crop, size in zip(table, sizes, strict=True)
-        if size is not None and crop.joints is not None and _lies_outside(crop.joints, size)
-    )
-    return (*unreadable, *sorted(masks)), outside
+        if size is not None and crop.joints is not None
+    ]
+    outside = tuple(crop.name for crop, joints, size in posed if _lies_outside(joints, size))
+    return (*unreadable, *sorted(masks)), outside, _scale_problems(posed)
 
 
 def _lies_outside(joints: Joints, size: tuple[int, int]) -> bool:
     xy = joints.xy[joints.present]
     return bool(((xy < 0) | (xy >= size)).any())
+
+
+def scale_problem(posed: Sequence[tuple[Joints, tuple[int, int]]]) -> str | None:
+    """What says that joints are not in pixels of their pictures, of (width, height) each; None if nothing does.
+
+    Most crops have joints outside, by more than a pixel; or all joints lie within two pixels, as those from 0 to 1 or
+    from -1 to 1 do; or of at least twenty crops none has a joint in the right or the lower two fifths, where people
+    have shoulders and feet.
+    """
+    seen = [(joints.xy[joints.present], size) for joints, size in posed if joints.present.any()]
+    if not seen:
+        return None
+    reach, sizes = np.array([xy.max(axis=0) for xy, _ in seen]), np.array([size for _, size in seen])
+    outside = (reach > sizes) | np.array([xy.min(axis=0) < -1 for xy, _ in seen])
+    strays = int(outside.any(axis=1).sum())
+    if 2 * strays > len(seen):
+        return f"joints of {strays} of {len(seen)} crops lie outside their pictures, as if for another size"
+    whose = "joints of all crops" if len(seen) > 1 else "all its joints"
+    if reach.max() <= 2 and sum(len(xy) for xy, _ in seen) >= _FEW_JOINTS:
+        return f"{whose} lie within {'one pixel' if reach.max() <= 1 else 'two pixels'}, as if from 0 to 1"
+    if len(seen) >= _FEW_CROPS and (reach / sizes).max() <= _UPPER_LEFT:
+        return f"{whose} lie in the upper left of their pictures, as if for a smaller size"
+    return None
+
+
+def _scale_problems(posed: Sequence[tuple[Crop, Joints, tuple[int, int]]]) -> tuple[str, ...]:
+    """By split, whose keypoint files may differ; of a set whose splits are too small to tell, by the whole."""
+    parts = {split: [(joints, size) for crop, joints, size in posed if crop.split == split] for split in SPLITS}
+    told = tuple(f"{split}: {problem}" for split, part in parts.items() if (problem := scale_problem(part)))
+    whole = None if told else scale_problem([(joints, size) for _, joints, size in posed])
+    return (whole,) if whole else told
+
+
+def require_joint_scale(crops: CropTable) -> None:
+    """Raise InputError where joints are in other units than pixels of their pictures (:func:`scale_problem`).
+
+    About :data:`SCALE_SAMPLE` pictures of each split are looked at, of JPEG files their heads alone; those that cannot
+    be read are left to whoever reads them.
+    """
+    sized = []
+    for split in SPLITS:
+        posed = [crop for crop in crops.split(split) if crop.joints is not None]
+        for crop in posed[:: max(1, len(posed) // SCALE_SAMPLE)]:
+            with suppress(InputError):
+                sized.append((crop, cast(Joints, crop.joints), picture_size(crop)))
+    if problems := _scale_problems(sized):
+        raise SharedError(
+            f"{crops.root}: {'; '.join(problems)}; write the keypoints again in pixels of the pictures that are there."
+        )
 
 
 def _by_identity(crops: Iterable[Crop]) -> dict[int, list[Crop]]:

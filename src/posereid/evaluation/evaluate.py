@@ -13,6 +13,7 @@ import torch
 
 import posereid
 from posereid.config import EvaluationRecipe, FusionMode
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import Crop, CropTable
 from posereid.data.layouts import load_crops
 from posereid.embedder import Embedder
@@ -128,6 +129,8 @@ def evaluate_run(
     if generator is not None and settings.pairs_file is not None:
         pick_test_pairs([*crops.query, *crops.gallery], settings)
     networks = load_networks(run, checkpoint, fusion, generator_run, settings.fusion, device)
+    if generator is not None or networks is not None:
+        require_joint_scale(crops.with_crops([*crops.query, *crops.gallery]))
     judging_embedder = load_embedder(judging.folder, device) if judge or embedder is not None else None
     estimator = load_pose_estimator(pose_estimator, device) if pose_estimator else None
     evaluation = Evaluation(_figures_of(run, checkpoint, crops, settings, device), crops)

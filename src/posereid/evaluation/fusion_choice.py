@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from posereid.config import EvaluationRecipe, FusionMode, FusionRecipe
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import CropTable
 from posereid.data.layouts import load_crops
 from posereid.data.validation import validation_identities, validation_search
@@ -150,6 +151,7 @@ def tune_fusion(
     for folder, known in ((run, checkpoint), (generator_run or run, drawer)):
         _require_unseen(folder, known, held)
     search = validation_search(crops, share)
+    require_joint_scale(crops)
     realism = try_realism and holds(drawer, "appearance_discriminator")
     # In crops of any size there are as many.
     most = min(POSES[-1], len(every_target(settings.fusion, (128, 64)))) if most_poses is None else most_poses

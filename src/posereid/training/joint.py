@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from posereid.config import LossRecipe, Recipe
 from posereid.data.batches import CropImages, PosePairBatch, PosePairs, class_labels, to_float
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import CropTable
 from posereid.data.sampling import PosePairSampler, batch_quartets, require_divisible
 from posereid.discriminator import appearance_discriminator, pose_discriminator
@@ -49,6 +50,7 @@ def train_joint(recipe: Recipe, crops: CropTable, out: Path, *, resume: bool = F
     signal ends it early.
     """
     train = crops.train
+    require_joint_scale(train)
     labels = class_labels(train)
     settings = recipe.joint
     sampler = PosePairSampler(train, settings.batch_size, settings.pairs_per_epoch, recipe.seed)

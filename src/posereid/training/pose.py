@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posereid.config import Recipe
 from posereid.data.batches import CropImages, PosedCropBatch, PosedCrops, to_float
+from posereid.data.check import require_joint_scale
 from posereid.data.crops import Crop, CropTable
 from posereid.data.sampling import Indices, require_divisible
 from posereid.errors import InputError
@@ -55,6 +56,7 @@ def train_pose_estimator(
     recoloured and blurred at random, and :func:`heat_map_loss` is minimised; a joint that a crop lacks teaches an empty
     map. Writes ``out`` with recipe, log and checkpoints, and returns it. Raises InputError.
     """
+    require_joint_scale(crops.train)
     learned, held_out = split_posed_crops(crops.train, recipe.seed)
     settings = recipe.pose_estimator
     size = recipe.data.height, recipe.data.width
