@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from posereid.data.synthetic import World
+from posereid.data.synthetic import World, synthesize
 from posereid.data.synthetic.presets import PRESETS
 from posereid.data.synthetic.world import FORMAT_VERSION
 from posereid.errors import InputError
@@ -72,6 +72,18 @@ def test_a_world_is_summed_up_by_its_training_crops(benchmark: ModuleType) -> No
     found = benchmark.synthetic_summary(world)
     assert (found["crops"], found["identities"], found["mean_crops_per_identity"]) == (12, 2, 6.0)
     assert sum(found["cameras_per_identity"].values()) == pytest.approx(1)
+
+
+def test_a_keypoint_file_is_summed_up_like_the_world_that_wrote_it(benchmark: ModuleType, tmp_path: Path) -> None:
+    size = {"identities": 4, "crops_per_identity": 4, "cameras": 2, "height": benchmark.HEIGHT}
+    read = benchmark.real_summary(synthesize(tmp_path / "world", **size))
+    made = benchmark.synthetic_summary(World(seed=0, **size))
+    # The file holds whole pixels.
+    for name, values in made.pop("percentiles").items():
+        assert read["percentiles"][name] == pytest.approx(values, abs=1)
+    assert read["crops"] == 8
+    del made["histograms"]
+    assert {name: read[name] for name in made} == made
 
 
 def test_the_default_world_is_near_the_real_set_where_it_was_fitted() -> None:

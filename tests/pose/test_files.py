@@ -363,6 +363,18 @@ def test_pairs_of_unreadable_names_are_refused() -> None:
         pose_pairs(KeypointTable(Path("k.csv"), {"IMG_1.jpg": some_joints()}))
 
 
+@pytest.mark.parametrize(("split", "crops", "pairs"), [("train", 32, 196), ("test", 37, 204)])
+def test_keypoints_of_a_world_give_its_pairs(world: Path, tmp_path: Path, split: str, crops: int, pairs: int) -> None:
+    path = world / f"market-annotation-{split}.csv"
+    table = read_keypoints(path)
+    found = pose_pairs(table)
+    assert (len(table), len(found), len({source[:4] for source, _ in found})) == (crops, pairs, 4)
+    usable = [name for name, joints in table.items() if joints.has_torso and int(name.split("_")[0]) > 0]
+    assert set(found) == {(a, b) for a in usable for b in usable if a != b and a[:4] == b[:4]}
+    write_keypoints(table, tmp_path / "k.csv")
+    assert (tmp_path / "k.csv").read_bytes() == path.read_bytes()
+
+
 # --- the real files ----------------------------------------------------------------------------------------
 
 
