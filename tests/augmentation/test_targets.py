@@ -18,6 +18,7 @@ from posereid.pose.joints import JOINT_COUNT, Joints
 from posereid.pose.skeletons import direction
 
 POLICIES: tuple[TargetPolicy, ...] = ("random", "clusters", "gaps")
+EXTRACT = Path(__file__).parents[1] / "market1501" / "market-annotation-train.csv"
 SHARED_KEYPOINTS = Path(__file__).parents[3] / "shared" / "market1501" / "market-annotation-train.csv"
 
 
@@ -215,14 +216,17 @@ def test_facts_of_gaps_count_what_was_lacked_and_filled() -> None:
     assert facts["gaps"] == {"cells": 4, "rare_cells": 0, "lacked": 8, "filled": 6}
 
 
-@pytest.mark.skipif(not SHARED_KEYPOINTS.is_file(), reason="needs Market-1501's keypoints")
-@pytest.mark.long
-def test_plans_of_market1501s_size_keep_their_promises() -> None:
+@pytest.mark.parametrize(
+    "keypoints", [EXTRACT, pytest.param(SHARED_KEYPOINTS, marks=pytest.mark.long)], ids=["extract", "whole"]
+)
+def test_plans_of_real_joints_keep_their_promises(keypoints: Path) -> None:
     from posereid.pose.files import read_keypoints
     from posereid.pose.names import parse_crop_name
 
+    if not keypoints.is_file():
+        pytest.skip("Market-1501's keypoint files are not beside the checkout")
     crops = []
-    for name, joints in read_keypoints(SHARED_KEYPOINTS).items():
+    for name, joints in read_keypoints(keypoints).items():
         parsed = parse_crop_name(name)
         assert parsed is not None
         crops.append(Crop(Path(name), name, parsed.identity, parsed.camera, "train", joints))

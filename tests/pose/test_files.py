@@ -387,13 +387,19 @@ def reference() -> Path:
     return folder
 
 
-def test_real_training_keypoints_give_the_field_s_pairs(reference: Path, tmp_path: Path) -> None:
-    path = reference / "market-annotation-train.csv"
+@pytest.mark.parametrize(
+    ("whole", "crops", "count", "identities"), [(False, 338, 8_606, 20), (True, 12_936, 263_632, 741)]
+)
+def test_real_training_keypoints_give_the_field_s_pairs(
+    whole: bool, crops: int, count: int, identities: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue("reference") if whole else Path(__file__).parents[1] / "market1501"
+    path = folder / "market-annotation-train.csv"
     table = read_keypoints(path)
     pairs = pose_pairs(table)
-    assert len(table) == 12_936
-    assert len(pairs) == len(set(pairs)) == 263_632
-    assert len({source[:4] for source, _ in pairs}) == 741
+    assert len(table) == crops
+    assert len(pairs) == len(set(pairs)) == count
+    assert len({source[:4] for source, _ in pairs}) == identities
     write_keypoints(table, tmp_path / "k.csv")
     assert (tmp_path / "k.csv").read_bytes() == path.read_bytes()
 
