@@ -24,7 +24,7 @@ from posereid.evaluation.headlines import HEADLINES, RANKS
 from posereid.evaluation.per_query import QueryFigures
 from posereid.evaluation.picture_measures import ANSWERS, MEASURES
 from posereid.evaluation.search import Search
-from posereid.evaluation.tables import cell, not_measured, own_crop_notes
+from posereid.evaluation.tables import cell, not_measured, own_crop_notes, sampled_sentence
 from posereid.evaluation.verification import OperatingPoint, VerificationResult
 from posereid.files import write_atomically
 from posereid.pictures import RankedRow, ranked_list_sheet
@@ -248,6 +248,8 @@ def _verified(found: VerificationResult, metric: str) -> Section:
         "Other cameras and other people may have other rates at the same threshold: measure some of your own pairs "
         "before you rely on it."
     )
+    if found.kept_share < 1:
+        text += f"\n\n{sampled_sentence(found.kept_share)}"
     header = [
         "stated false-match rate",
         f"threshold ({metric} distance)",

@@ -258,6 +258,40 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_are_no_longer_than_th
             assert 1 / high_spread <= ratio <= longest / low_spread, (key, rate, ratio)
 
 
+def test_of_too_many_impostors_a_sample_is_kept_and_rates_are_still_counted(monkeypatch):
+    rng = np.random.default_rng(8)
+    queries, gallery = np.repeat(np.arange(1, 101), 2), np.repeat(np.arange(1, 201), 10)
+    distances = rng.random((200, 2000)) ** 0.5
+    distances[queries[:, None] == gallery] *= 0.4
+    arguments = {"false_match_rates": [0.1, 0.01, 2e-4], "resamples": 200}
+    whole = verify_pairs(distances, queries, gallery, **arguments)
+    assert whole.kept_share == 1
+    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 2000 * 7)
+    monkeypatch.setattr(verification_pairs, "_TAIL_AT_LEAST", 200)
+    monkeypatch.setattr(verification_pairs, "_TAIL_AT_MOST", 8000)
+    most = []
+    ascending = verification_pairs._Smallest.ascending
+    monkeypatch.setattr(
+        verification_pairs._Smallest,
+        "ascending",
+        lambda self: most.append(sum(map(len, self._waiting))) or ascending(self),
+    )
+    few = verify_pairs(distances, queries, gallery, **arguments)
+    assert few.kept_share == pytest.approx(8000 / (0.2 * whole.impostor_pairs), rel=1e-3)
+    assert max(most) <= 8000 * 1.25 + 2000 * 7
+    assert (few.area_under_curve, few.equal_error_rate) == (whole.area_under_curve, whole.equal_error_rate)
+    impostors = np.sort(distances[queries[:, None] != gallery])
+    for sampled, exact in zip(few.operating_points, whole.operating_points, strict=True):
+        # A sample of n tells a rank up to 1 / √n; the smallest ones are all kept.
+        tolerance = 4 / (exact.false_match_rate * 8000 / 0.2) ** 0.5 if exact.false_match_rate > 1e-3 else 0
+        assert sampled.false_match_rate == pytest.approx(exact.false_match_rate, rel=tolerance)
+        assert sampled.false_match_rate == np.searchsorted(impostors, sampled.threshold, "right") / len(impostors)
+        # Intervals hold the sample's own error too, 1 / √share of that of all pairs where pairs are all chance.
+        lengths = [np.diff(point.threshold_interval)[0] for point in (exact, sampled)]
+        assert 0.8 * lengths[0] <= lengths[1] <= 1.2 * lengths[0] / few.kept_share**0.5
+    assert verify_pairs(distances, queries, gallery, **arguments).operating_points == few.operating_points
+
+
 @pytest.mark.parametrize("levels", [None, 300], ids=["no ties", "300 distinct distances"])
 def test_the_way_of_counting_changes_nothing(levels, monkeypatch):
     rng = np.random.default_rng(3)

@@ -18,6 +18,7 @@ def verification_figures(result: VerificationResult) -> dict[str, Any]:
         "area_under_curve": result.area_under_curve,
         "equal_error_rate": result.equal_error_rate,
         "equal_error_threshold": result.equal_error_threshold,
+        "kept_share": result.kept_share,
         "operating_points": [_point_figures(point) for point in result.operating_points],
     }
 

@@ -109,6 +109,16 @@ def _verification_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"{rate}{threshold:<32}{100 * point['true_match_rate']:.2f} % {_bounds(true, '.2f')}"
         if point["note"]:
             yield f"  {'':<18}{point['note']}"
+    if found.get("kept_share", 1) < 1:
+        yield f"  {sampled_sentence(found['kept_share'])}"
+
+
+def sampled_sentence(share: float) -> str:
+    """That thresholds are those of a sample."""
+    return (
+        f"Thresholds and intervals are from a random sample of {100 * share:.3g} % of the smallest impostor distances, "
+        "which are too many to keep; rates are counted over all pairs."
+    )
 
 
 def _generator_lines(figures: Mapping[str, Any]) -> Iterator[str]:

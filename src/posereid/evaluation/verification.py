@@ -91,7 +91,8 @@ class VerificationResult:
     interpolated linearly too.
 
     ``operating_points`` has one entry for each stated rate, in the order asked for. ``confidence``, ``resamples`` and
-    ``seed`` say how their intervals were made.
+    ``seed`` say how their intervals were made. Below 1, ``kept_share`` is the share of the smallest impostor distances,
+    drawn by chance, that thresholds and intervals were made from.
     """
 
     genuine_pairs: int
@@ -106,6 +107,7 @@ class VerificationResult:
     confidence: float
     resamples: int
     seed: int
+    kept_share: float = 1.0
 
     def threshold_for(self, false_match_rate: float) -> OperatingPoint:
         """The operating point of one of the stated false-match rates; InputError for any other rate."""
@@ -151,7 +153,9 @@ def verify_pairs(
     thresholds are interpolated between 512 and more of the smallest impostor distances.
 
     Memory grows with the largest of ``false_match_rates``, each in (0, 1): about 30 bytes for twice that share of the
-    impostor pairs. ``progress`` shows a bar meanwhile.
+    impostor pairs, and not beyond 2²⁴ of those. Of more, the 2²⁰ smallest are kept and of the others a sample by
+    ``seed``, from which thresholds and intervals are made; the rates at a threshold are counted over all pairs.
+    ``progress`` shows a bar meanwhile.
 
     Raises :class:`InputError` for what :func:`~posereid.evaluation.ranking.rank_gallery` rejects, for no genuine or
     no impostor pair, and for rates, ``confidence``, ``resamples`` or ``seed`` out of range.
@@ -177,9 +181,9 @@ def verify_pairs(
         as_distances(distances), query_identities, gallery_identities, query_cameras, gallery_cameras
     )
     with progress_bar(2 * len(pairs.splits), "verification", "query", show=progress) as bar:
-        genuine, tail = nearest_pairs(pairs, max(stated), bar)
-        cuts = [cut_for(rate, tail, pairs.impostors) for rate in stated]
-        counts = count_impostors(pairs, genuine.values, tail_steps(tail, cuts), bar)
+        genuine, nearest = nearest_pairs(pairs, max(stated), seed, bar)
+        cuts = [cut_for(rate, nearest, pairs.impostors) for rate in stated]
+        counts = count_impostors(pairs, genuine.values, tail_steps(nearest, cuts), nearest, seed, bar)
     accepted = genuine.accepted
     resampled = _resampled(pairs, genuine, cuts, counts.tail, resamples, seed)
     return VerificationResult(
@@ -195,6 +199,7 @@ def verify_pairs(
         confidence,
         resamples,
         seed,
+        nearest.share,
     )
 
 
@@ -333,7 +338,7 @@ def _operating_point(
     return OperatingPoint(
         cut.rate,
         cut.threshold,
-        cut.accepted / pairs.impostors,
+        int(tail.reached[tail.step_of(cut)]) / pairs.impostors,
         true_match_rate,
         threshold_interval,
         _percentiles(draws.false_match_rates, confidence),

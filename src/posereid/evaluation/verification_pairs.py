@@ -20,6 +20,8 @@ Counts = npt.NDArray[np.int64]
 _TAIL_STEPS = 512
 # So many of the smallest impostor distances are kept in any case: small sets need no approximation.
 _TAIL_AT_LEAST = 2**20
+# Of more than so many a sample stands for those beyond the first 2²⁰, which bounds the memory to half a gigabyte.
+_TAIL_AT_MOST = 2**24
 # Pairs that wait to be counted: 16 MB.
 _CELLS_WAITING = 2**21
 
@@ -117,27 +119,65 @@ class GenuineDistances:
         return self.owners[self.distances <= threshold]
 
 
-def nearest_pairs(pairs: LabelledPairs, greatest_rate: float, bar: Any) -> tuple[GenuineDistances, Table]:
-    """The genuine distances, and the smallest impostor distances, ascending."""
+@dataclass(frozen=True, eq=False)
+class NearestImpostors:
+    """The smallest impostor distances, ascending, and how many impostor pairs lie at most as far, one float64 each.
+
+    The first ``exact`` are all there are; those beyond are a sample of the ``share`` of them, 1 where all were kept.
+    """
+
+    distances: Table
+    ranks: npt.NDArray[np.float64]
+    exact: int
+    share: float
+
+
+class _Smallest:
+    """The ``size`` smallest of many numbers that come in parts, in memory for a quarter more."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._waiting, self._limit = size, list[Table](), np.inf
+
+    def add(self, values: Table) -> None:
+        self._waiting.append(values[values < self._limit])
+        if sum(map(len, self._waiting)) > self._size + self._size // 4:
+            self._waiting = [np.partition(np.concatenate(self._waiting), self._size - 1)[: self._size].copy()]
+            self._limit = self._waiting[0].max()
+
+    def ascending(self) -> Table:
+        return np.sort(np.concatenate(self._waiting))[: self._size]
+
+
+def nearest_pairs(
+    pairs: LabelledPairs, greatest_rate: float, seed: int, bar: Any
+) -> tuple[GenuineDistances, NearestImpostors]:
+    """The genuine distances, and the smallest impostor distances, sampled by ``seed`` where they are very many."""
     size = min(pairs.impostors, max(_TAIL_AT_LEAST, math.ceil(2 * greatest_rate * pairs.impostors)))
+    share = min(1.0, _TAIL_AT_MOST / size)
+    head, sample = _Smallest(size if share == 1 else _TAIL_AT_LEAST), _Smallest(min(size, _TAIL_AT_MOST))
+    rng = np.random.default_rng((seed, 1))
     genuine: list[Table] = []
-    waiting: list[Table] = []
-    limit = np.inf
     for _, block, block_genuine in pairs.blocks(bar):
         genuine.append(block_genuine)
-        waiting.append(block[block < limit])
-        if sum(map(len, waiting)) > size + size // 4:
-            waiting = [np.partition(np.concatenate(waiting), size - 1)[:size].copy()]
-            limit = waiting[0].max()
+        head.add(block)
+        if share < 1:
+            sample.add(block[rng.random(block.shape, np.float32) < share])
+    tail = head.ascending()
+    exact, ranks = len(tail), np.arange(1.0, len(tail) + 1)
+    if share < 1:
+        drawn = sample.ascending()
+        beyond = np.flatnonzero(drawn > tail[-1])
+        tail = np.concatenate([tail, drawn[beyond]])
+        ranks = np.concatenate([ranks, np.maximum((beyond + 1) / share, exact + 1)])
     distances = np.concatenate(genuine)
     owners = np.repeat(pairs.query_clusters, [len(matches) for matches, _ in pairs.splits])
     values, here = np.unique(distances, return_counts=True)
-    return GenuineDistances(distances, owners, values, here.cumsum()), np.sort(np.concatenate(waiting))[:size]
+    return GenuineDistances(distances, owners, values, here.cumsum()), NearestImpostors(tail, ranks, exact, share)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The threshold for a stated rate, how many impostor pairs the rate allows, and how many are accepted.
+    """The threshold for a stated rate, how many impostor pairs the rate allows, and how many kept ones are accepted.
 
     The threshold is NaN where none is accepted; ``last`` is the greatest accepted distance.
     """
@@ -149,17 +189,20 @@ class Cut:
     last: float = math.nan
 
 
-def cut_for(rate: float, tail: Table, impostors: int) -> Cut:
-    """The largest threshold whose false-match rate is at most ``rate``; ``tail`` are the smallest distances."""
-    allowed = _allowed(rate, impostors)
-    rejected = tail[allowed]
+def cut_for(rate: float, nearest: NearestImpostors, impostors: int) -> Cut:
+    """The largest threshold whose false-match rate is at most ``rate``, as well as the nearest impostors tell it."""
+    allowed, tail = _allowed(rate, impostors), nearest.distances
+    first_rejected = int(np.searchsorted(nearest.ranks, allowed, "right"))
+    rejected = tail[first_rejected]
     accepted = int(np.searchsorted(tail, rejected, "left"))
     if not accepted:
         return Cut(rate, allowed)
     last = tail[accepted - 1]
     # In the distances' own precision, where a caller will compare; there may be no number between neighbours.
-    halfway = (tail[accepted - 1 : accepted] / 2 + tail[allowed : allowed + 1] / 2)[0]
-    return Cut(rate, allowed, accepted, float(halfway if last <= halfway < rejected else last), float(last))
+    halfway = (tail[accepted - 1 : accepted] / 2 + tail[first_rejected : first_rejected + 1] / 2)[0]
+    # In a sample others lie between the two.
+    between = last <= halfway < rejected and (nearest.share == 1 or first_rejected < nearest.exact)
+    return Cut(rate, allowed, accepted, float(halfway if between else last), float(last))
 
 
 def _allowed(rate: float, impostors: int) -> int:
@@ -171,13 +214,14 @@ def _allowed(rate: float, impostors: int) -> int:
     return allowed if allowed / impostors <= rate else allowed - 1
 
 
-def tail_steps(tail: Table, cuts: list[Cut]) -> Table:
+def tail_steps(nearest: NearestImpostors, cuts: list[Cut]) -> Table:
     """Distances of the tail that resamples count up to, ascending: all, or a choice with every cut and the end."""
+    tail = nearest.distances
     distinct = tail[np.append(True, tail[1:] > tail[:-1])]
     if len(distinct) <= _TAIL_STEPS:
         return distinct
     ranks = np.rint(np.geomspace(1, len(tail), _TAIL_STEPS)).astype(np.intp)
-    needed = np.array([len(tail), *(cut.accepted for cut in cuts if cut.accepted)])
+    needed = np.array([len(tail), nearest.exact, *(cut.accepted for cut in cuts if cut.accepted)])
     return np.unique(tail[np.concatenate([ranks, needed]) - 1])
 
 
@@ -186,10 +230,12 @@ class ImpostorTail:
     """The smallest impostor distances, counted by step and by the two clusters of a pair.
 
     Step s holds distances in (steps[s - 1], steps[s]]. ``counts`` is (steps · query people, clusters): row
-    ``s * query_people + person`` has that person's pairs.
+    ``s * query_people + person`` has that person's pairs. ``reached`` (steps,) are the pairs up to each step, all of
+    them, where ``counts`` may be made from a sample.
     """
 
     steps: Table
+    reached: Counts
     counts: sparse.csr_matrix
     query_people: int
 
@@ -225,8 +271,15 @@ class ImpostorCounts:
     tail: ImpostorTail
 
 
-def count_impostors(pairs: LabelledPairs, values: Table, steps: Table, bar: Any) -> ImpostorCounts:
-    """Walk all distances once more and count impostors against genuine ``values`` and the tail's ``steps``."""
+def count_impostors(
+    pairs: LabelledPairs, values: Table, steps: Table, nearest: NearestImpostors, seed: int, bar: Any
+) -> ImpostorCounts:
+    """Walk all distances once more and count impostors against genuine ``values`` and the tail's ``steps``.
+
+    Beyond the exact part of the ``nearest`` only their share of the pairs is counted by clusters, each for several.
+    """
+    rng, last_exact = np.random.default_rng((seed, 2)), nearest.distances[nearest.exact - 1]
+    reached = np.zeros(len(steps), np.int64)
     below, at_most = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
     greatest = values[-1]
     shape = (len(steps) * pairs.query_people, pairs.clusters)
@@ -236,18 +289,23 @@ def count_impostors(pairs: LabelledPairs, values: Table, steps: Table, bar: Any)
     for start, block, _ in pairs.blocks(bar):
         flat = block.reshape(-1)
         near = np.flatnonzero(flat <= steps[-1])
+        if nearest.share < 1:
+            near = near[(flat[near] <= last_exact) | (rng.random(len(near), np.float32) < nearest.share)]
         cells = np.searchsorted(steps, flat[near], "left").astype(np.int64)
         cells = cells * pairs.query_people + pairs.query_clusters[start + near // columns]
         waiting.append(cells * pairs.clusters + pairs.gallery_clusters[near % columns])
         if sum(map(len, waiting)) > _CELLS_WAITING:
             counts, waiting = counts + _cell_counts(waiting, shape), []
         flat.sort()
+        reached += np.searchsorted(flat, steps, "right")
         below += np.searchsorted(flat, values, "left")
         at_most += np.searchsorted(flat, values, "right")
         impostors = int(np.searchsorted(flat, np.inf, "left"))
         greatest = max(greatest, flat[impostors - 1]) if impostors else greatest
     counts = counts + _cell_counts(waiting, shape)
-    return ImpostorCounts(below, at_most, float(greatest), ImpostorTail(steps, counts, pairs.query_people))
+    sampled_from = (int(np.searchsorted(steps, last_exact, "left")) + 1) * pairs.query_people
+    counts.data[counts.indptr[min(sampled_from, shape[0])] :] /= nearest.share
+    return ImpostorCounts(below, at_most, float(greatest), ImpostorTail(steps, reached, counts, pairs.query_people))
 
 
 def _cell_counts(cells: list[npt.NDArray[np.int64]], shape: tuple[int, int]) -> sparse.csr_matrix:
