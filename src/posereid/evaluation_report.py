@@ -222,6 +222,8 @@ def _search_text(figures: Mapping[str, Any]) -> str:
             f"{settings['lambda_value']:g}) compares neighbourhoods too. It looks at all queries together, which a "
             "search for one person cannot."
         )
+        if nearest := reranked.get("reranked_candidates"):
+            paragraphs[-1] += f" In a gallery of this size each query's nearest {nearest:,} crops are re-ranked alone."
     paragraphs.append(
         f"The {_confidence(figures)} intervals are over people: the queries' identities were drawn again with "
         f"replacement {figures['resamples']:,} times. They say what other people before the same cameras would change, "

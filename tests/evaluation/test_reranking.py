@@ -10,11 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posereid.config import EvaluationRecipe, RerankingRecipe
 from posereid.errors import InputError
 from posereid.evaluation import reranking
 from posereid.evaluation.distances import distance_matrix
+from posereid.evaluation.evaluate import evaluate_features
 from posereid.evaluation.ranking import rank_gallery
-from posereid.evaluation.reranking import k_reciprocal
+from posereid.evaluation.reranking import k_reciprocal, rerank_heads
+from posereid.evaluation.tables import evaluation_table
 
 
 def naive_k_reciprocal(query, gallery, k1, k2, lambda_value):
@@ -75,6 +78,53 @@ def test_agrees_with_the_naive_algorithm(search, k1, k2, lambda_value):
     got = k_reciprocal(*search, k1, k2, lambda_value)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, naive_k_reciprocal(*search, k1, k2, lambda_value), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_heads_are_reranked_among_the_nearest_crops_alone(metric, monkeypatch):
+    (query, gallery), (who, whom) = people(np.random.default_rng(5), (8, 70))
+    recipe = RerankingRecipe(k1=6, k2=3)
+    monkeypatch.setattr("posereid.evaluation.distances._BLOCK_ELEMENTS", 50)
+    whole = k_reciprocal(query, gallery, 6, 3, metric=metric)
+    every = rerank_heads(query, gallery, recipe, 78, metric=metric)
+    np.testing.assert_array_equal(every.rows(0, 8), whole)
+    scaled = [
+        part / (np.linalg.norm(part, axis=1, keepdims=True) if metric == "cosine" else 1) for part in (query, gallery)
+    ]
+    crops = np.concatenate(scaled).astype(np.float64)
+    plain = distance_matrix(query, gallery, metric)
+    heads = rerank_heads(query, gallery, recipe, 20, metric=metric)
+    for number in range(8):
+        nearest = sorted(range(78), key=lambda other: (other != number, np.linalg.norm(crops[other] - crops[number])))[
+            :20
+        ]
+        others = sorted(other for other in nearest if other < 8 and other != number)
+        columns = sorted(other - 8 for other in nearest if other >= 8)
+        wanted = plain[number].astype(np.float64) + 2
+        wanted[columns] = naive_k_reciprocal(crops[[number, *others]], crops[8:][columns], 6, 3, 0.3)[0]
+        np.testing.assert_allclose(heads.rows(number, number + 1)[0], wanted, atol=2e-6)
+    result = rank_gallery(heads, who, whom)
+    assert result.mean_average_precision == pytest.approx(
+        rank_gallery(heads.rows(0, 8), who, whom).mean_average_precision
+    )
+    kept = np.arange(0, 70, 3)
+    np.testing.assert_array_equal(heads.select(kept).rows(2, 5), heads.rows(2, 5)[:, kept])
+
+
+def test_a_large_gallery_is_searched_by_heads_and_says_so(tmp_path, monkeypatch):
+    (query, gallery), (who, whom) = people(np.random.default_rng(6), (6, 90))
+    np.savez(
+        tmp_path / "f.npz",
+        query_features=query,
+        gallery_features=gallery,
+        query_identities=who,
+        gallery_identities=whom,
+    )
+    monkeypatch.setattr("posereid.evaluation.search.LARGEST_WHOLE", 89)
+    monkeypatch.setattr("posereid.evaluation.search.k_reciprocal", None)
+    figures = evaluate_features([tmp_path / "f.npz"], EvaluationRecipe(rerank=True, resamples=200)).figures
+    assert figures["reid_reranked"]["reranked_candidates"] == 1000
+    assert "among each query's nearest 1000 crops" in evaluation_table(figures)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -152,10 +152,11 @@ class FeatureDistances:
 
 def as_distances(distances: "npt.ArrayLike | Distances") -> "Distances":
     """A (Q, G) table, or what is :class:`Distances` already. Raises :class:`InputError` for no query or no table."""
-    if isinstance(distances, DistanceTable | FeatureDistances):
-        if not distances.shape[0]:
+    if hasattr(distances, "block_rows"):
+        source = cast(Distances, distances)
+        if not source.shape[0]:
             raise InputError("There is no query to evaluate.")
-        return distances
+        return source
     array = as_array(distances)
     if array.shape[:1] == (0,):
         raise InputError("distances has no rows: there is no query to evaluate.")

@@ -31,6 +31,7 @@ from posereid.evaluation.generator_quality import MEASURES, ImageQuality, measur
 from posereid.evaluation.learned_metrics import find_learned_metrics
 from posereid.evaluation.picture_measures import KeypointEstimator
 from posereid.evaluation.plain_figures import quality_intervals, verification_figures
+from posereid.evaluation.reranking import CANDIDATES, RerankedHeads
 from posereid.evaluation.search import Search, require_matches
 from posereid.evaluation.verification import VerificationResult
 from posereid.features import embed_crops, read_image_folder
@@ -283,6 +284,7 @@ def _searched(
             figures["reid_reranked"] = reranked.summary(settings) | {
                 "multi_query": settings.multi_query,
                 "reranking": settings.reranking.model_dump(),
+                "reranked_candidates": CANDIDATES if isinstance(reranked.distances, RerankedHeads) else None,
             }
     # One person alone can be ranked, but nobody is there to be mistaken for.
     with _part(figures, "verification"):

@@ -8,7 +8,7 @@ part of the answer. Everything after that works on sparse rows.
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,19 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
+from posereid.config import RerankingRecipe
 from posereid.errors import InputError
-from posereid.evaluation.distances import Metric, Table, feature_tables
+from posereid.evaluation.distances import FeatureDistances, Metric, Table, feature_tables
 from posereid.evaluation.protocol import Indices
 from posereid.progress import progress_bar
 
 Singles = npt.NDArray[np.float32]
+
+LARGEST_WHOLE = 50_000
+"""Gallery crops up to which all are re-ranked, queries and gallery together; beyond, each query's nearest alone."""
+
+CANDIDATES = 1000
+"""How many nearest crops those are: ten times the ranks that are looked at, and more than any person's crops."""
 
 # Distances that are looked at together: 64 MB of float32.
 _BLOCK_ELEMENTS = 2**24
@@ -98,6 +105,90 @@ def k_reciprocal(
             row += (1 - lambda_value) * jaccard
             bar.update()
     return answer
+
+
+@dataclass(frozen=True, eq=False)
+class RerankedHeads:
+    """Q × G distances in which each query's nearest gallery crops come first, re-ranked, and the others as they were.
+
+    ``columns`` and ``values`` are each query's re-ranked crops and their distances, in [0, 1]; the plain distances of
+    all others, which are 0 or more, stand behind them with 2 added. ``kept`` says which columns count.
+    """
+
+    plain: FeatureDistances
+    columns: tuple[Indices, ...]
+    values: tuple[Singles, ...]
+    kept: Indices | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(queries, gallery crops)."""
+        return self.plain.shape[0], self.plain.shape[1] if self.kept is None else len(self.kept)
+
+    def select(self, kept: Indices) -> "RerankedHeads":
+        """The distances to some gallery crops only."""
+        return replace(self, kept=kept if self.kept is None else self.kept[kept])
+
+    @property
+    def block_rows(self) -> int:
+        """How many rows are best asked for together."""
+        return self.plain.block_rows
+
+    def rows(self, start: int, stop: int) -> Table:
+        """Distances of some queries, (stop - start, G) float64."""
+        block = self.plain.rows(start, stop).astype(np.float64) + 2
+        for row, columns, values in zip(block, self.columns[start:stop], self.values[start:stop], strict=True):
+            row[columns] = values
+        return block if self.kept is None else block[:, self.kept]
+
+
+def rerank_heads(
+    query_features: npt.ArrayLike,
+    gallery_features: npt.ArrayLike,
+    recipe: RerankingRecipe,
+    candidates: int = CANDIDATES,
+    *,
+    metric: Metric = "euclidean",
+    device: Any = None,
+    progress: bool = False,
+) -> RerankedHeads:
+    """:func:`k_reciprocal` among each query's nearest ``candidates`` of all queries and gallery crops, one by one.
+
+    The usual way with large galleries, where only the head of a ranking is looked at: neighbourhoods are those among
+    the candidates. The same as :func:`k_reciprocal` where there are no more crops than candidates. Memory grows with
+    Q · ``candidates`` instead of Q · G, time with Q · G · D and Q · ``candidates``². Raises :class:`InputError` as
+    there, and for ``candidates`` below 1.
+    """
+    candidates = _whole_number(candidates, "candidates")
+    query, gallery = feature_tables(query_features, gallery_features, metric)
+    plain = FeatureDistances.of(query, gallery, metric, device=device)
+    among_queries = FeatureDistances.of(query, query, metric, device=device)
+    columns: list[Indices] = []
+    values: list[Singles] = []
+    with progress_bar(len(query), "re-ranking: queries", "query", show=progress) as bar:
+        for start in range(0, len(query), plain.block_rows):
+            stop = min(start + plain.block_rows, len(query))
+            blocks = (among_queries.rows(start, stop), plain.rows(start, stop))
+            for number, row in enumerate(np.concatenate(blocks, axis=1), start):
+                row[number] = -1  # itself, whatever equal crop there is
+                nearest = np.argpartition(row, candidates - 1)[:candidates] if candidates < len(row) else None
+                chosen = np.arange(len(row)) if nearest is None else np.sort(nearest)
+                others = chosen[(chosen < len(query)) & (chosen != number)]
+                found = chosen[chosen >= len(query)] - len(query)
+                columns.append(found)
+                values.append(np.empty(0, np.float32))
+                if len(found):
+                    values[-1] = k_reciprocal(
+                        query[[number, *others]],
+                        gallery[found],
+                        recipe.k1,
+                        recipe.k2,
+                        recipe.lambda_value,
+                        metric=metric,
+                        device=device,
+                    )[0]
+                bar.update()
+    return RerankedHeads(plain, tuple(columns), tuple(values))
 
 
 def _whole_number(value: Any, name: str) -> int:

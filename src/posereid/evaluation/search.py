@@ -15,7 +15,7 @@ from posereid.evaluation.embeddings import Embeddings, labels_fingerprint
 from posereid.evaluation.headlines import RANKS, headline_values, percent
 from posereid.evaluation.protocol import RankingProtocol
 from posereid.evaluation.ranking import RankedMatches, RankingResult, rank_gallery, ranked_matches
-from posereid.evaluation.reranking import k_reciprocal
+from posereid.evaluation.reranking import LARGEST_WHOLE, k_reciprocal, rerank_heads
 from posereid.evaluation.verification import VerificationResult, verify_pairs
 
 Labels = tuple[npt.NDArray, npt.NDArray, npt.NDArray | None, npt.NDArray | None]
@@ -50,8 +50,18 @@ class Search:
         return cls._ranked(query, gallery, distances, recipe)
 
     def reranked(self, recipe: EvaluationRecipe, *, device: Any = None, progress: bool = False) -> "Search":
-        """The same search by k-reciprocal distances, which are held in memory, (Q, G) float32."""
+        """The same search by k-reciprocal distances, (Q, G) float32, or in a large gallery those of the nearest."""
         settings = recipe.reranking
+        if len(self.gallery) > LARGEST_WHOLE:
+            heads = rerank_heads(
+                self.query.features,
+                self.gallery.features,
+                settings,
+                metric=recipe.metric,
+                device=device,
+                progress=progress,
+            )
+            return self._ranked(self.query, self.gallery, heads, recipe)
         distances = k_reciprocal(
             self.query.features,
             self.gallery.features,

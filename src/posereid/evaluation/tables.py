@@ -69,6 +69,7 @@ def _search_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         notes = [f"{reid['queries']} queries of {reid['query_identities']} people, gallery of {reid['gallery']}"]
         notes += [f"{unmatched} queries have no match and are left out"] if unmatched else []
         notes += [] if reid["same_camera_rule"] else ["without the same-camera rule"]
+        notes += [f"among each query's nearest {nearest} crops"] if (nearest := reid.get("reranked_candidates")) else []
         notes += ["trapezoid AP"] if reid["average_precision"] == "trapezoid" else []
         notes += [f"multi-query, {reid['multi_query']}"] if reid.get("multi_query", "none") != "none" else []
         yield f"{name}: {'; '.join(notes)}"
