@@ -488,7 +488,10 @@ def test_a_filter_that_asks_for_nothing_is_refused(drawn: Path, crops: CropTable
 
 def test_a_filter_that_leaves_nothing_is_refused(copied: Path, crops: CropTable, runs: Runs, tmp_path: Path) -> None:
     (copied / "market-annotation-train.csv").unlink()
-    with pytest.raises(InputError, match=f"all of its {DRAWN} drawings .*unscored"):
+    with pytest.raises(
+        InputError,
+        match=rf"all of its {DRAWN} drawings \({DRAWN} by unscored\); they lack joints .* draw the set again",
+    ):
         filtered(copied, tmp_path / "out", crops, runs, pose=0.5)
     assert not (tmp_path / "out").exists()
 

@@ -131,8 +131,13 @@ def filter_set(
         counted = Counter(reason for each in reasons for reason in each)
         told = ", ".join(f"{count} by {reason}" for reason, count in counted.items())
         raise InputError(
-            f"{generated}: the filter would leave out all of its {len(candidates)} drawings ({told}); raise the shares "
-            "of filtering."
+            f"{generated}: the filter would leave out all of its {len(candidates)} drawings"
+            f"{' that an earlier filter kept' if len(candidates) < len(rows) else ''} ({told}); "
+            + (
+                "raise the shares (--identity, --pose, --realism)."
+                if set(counted) - {UNSCORED}
+                else "they lack joints (the keypoint file of the set) or finite scores, so draw the set again."
+            )
         )
     judged = {row.name: row for row in _scored(candidates, scores, reasons, recipe)}
     written = [judged.get(row.name, row) for row in rows]
@@ -181,7 +186,7 @@ def _sources(real: CropTable, rows: Sequence[ManifestRow]) -> list[Crop]:
     if absent:
         raise InputError(
             f"{real.root}: {len(absent)} sources of the generated set are not among its training crops of the same "
-            f"person and camera, for example {shown(absent[0], 80)}; give the data set from which the set was drawn."
+            f"person and camera, for example {shown(absent[0], 80)}; give --root, the data set from which it was drawn."
         )
     if several := next((row.source for row in rows if len(known[_source_key(row)]) > 1), None):
         raise complaint(

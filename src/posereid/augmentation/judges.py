@@ -81,14 +81,14 @@ def open_judges(
     if not asked and not recipe.near_duplicate:
         raise InputError(
             "filtering: identity, pose and realism are 1 and near_duplicate is 0, so there is nothing to filter by; "
-            "set one of the shares below 1."
+            "set one of --identity, --pose and --realism below 1."
         )
     for measure in asked:
         option, folder = given[measure]
         if folder is None:
             raise InputError(
-                f"filtering.{measure} is {getattr(recipe, measure):g}, and no run judges it; give {option} RUN, or set "
-                f"filtering.{measure} to 1."
+                f"filtering.{measure} is {getattr(recipe, measure):g}, and no run judges it; give {option} RUN, or "
+                f"--{measure} 1."
             )
     folders = {folder for _, folder in map(given.__getitem__, asked) if folder is not None}
     opened = {folder: latest_checkpoint(folder) for folder in sorted({*folders, *([run] if run else [])})}

@@ -60,8 +60,8 @@ def plan_drawings(crops: Sequence[Crop], recipe: AugmentationRecipe, seed: int) 
     posed = _posed(crops)
     if len(posed) <= recipe.poses_per_crop:
         raise InputError(
-            f"augmentation.poses_per_crop is {recipe.poses_per_crop}, and only {len(posed)} training crops have both "
-            "shoulders and both hips; read the keypoint files that belong to this set, or ask for fewer poses."
+            f"augmentation.poses_per_crop is {recipe.poses_per_crop}, and only {len(posed)} of {len(crops)} training "
+            "crops have both shoulders and both hips; give the keypoint files of this set, or ask for fewer poses."
         )
     if recipe.target_poses == "random":
         targets = _random_targets(posed, recipe.poses_per_crop, seed)
@@ -96,8 +96,8 @@ def _clusters(crops: Sequence[Crop], posed: Sequence[int], recipe: AugmentationR
     """For each posed crop the number of its cluster."""
     if len(posed) < recipe.pose_clusters:
         raise InputError(
-            f"augmentation.pose_clusters is {recipe.pose_clusters}, and only {len(posed)} training crops have both "
-            "shoulders and both hips; read the keypoint files that belong to this set, or ask for fewer clusters."
+            f"augmentation.pose_clusters is {recipe.pose_clusters}, and only {len(posed)} of {len(crops)} training "
+            "crops have both shoulders and both hips; give the keypoint files of this set, or ask for fewer clusters."
         )
     return cluster_poses(_joints(crops, posed), recipe.pose_clusters, CLUSTER_SEED).cluster_of
 

@@ -76,7 +76,10 @@ def pool_queries(query: Embeddings, more: Embeddings | None = None, pooling: Poo
     dimensions of ``more`` differ.
     """
     if query.cameras is None or (more is not None and more.cameras is None):
-        raise InputError("Multi-query search pools the crops of one person in one camera, but the cameras are unknown.")
+        raise InputError(
+            "Multi-query search pools the crops of one person in one camera, but the cameras are unknown; give "
+            "them, or go without --multi-query."
+        )
     keys = list(zip(query.identities.tolist(), query.cameras.tolist(), strict=True))
     groups: dict[tuple[Any, Any], int] = {}
     owners = [groups.setdefault(key, len(groups)) for key in keys]

@@ -185,7 +185,7 @@ def pair_measures(
     if pose_estimator is not None:
         measures["pckh"] = _share_of_joints_found(pose_estimator)
     else:
-        not_measured["pckh"] = "No pose estimator was given to find joints in pictures."
+        not_measured["pckh"] = "No pose estimator was given to find joints in pictures (--pose-estimator)."
     if embedder is not None:
         try:
             measures["identity"] = _identity_preserved(embedder, images, by_masks, batch_size, progress)

@@ -65,8 +65,8 @@ class LabelledPairs:
         impostors = sum(crops - len(matches) - len(dropped) for matches, dropped in splits)
         if not impostors:
             raise InputError(
-                f"All {len(splits)} queries and {crops} gallery crops show one identity, so no pair is an impostor; "
-                "verification needs at least two people."
+                f"All {len(splits)} queries and {crops} gallery crops show one identity (junk is not counted), so no "
+                "pair is an impostor; verification needs at least two people."
             )
         codes = np.empty(crops, np.intp)
         codes[protocol.by_identity] = np.repeat(
