@@ -73,11 +73,11 @@ def _search_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         notes += ["trapezoid AP"] if reid["average_precision"] == "trapezoid" else []
         notes += [f"multi-query, {reid['multi_query']}"] if reid.get("multi_query", "none") != "none" else []
         yield f"{name}: {'; '.join(notes)}"
+        yield from (f"  {note}" for note in own_crop_notes(reid))
         yield f"  {'':<{_LABEL_WIDTH}}{'':>10}   {share}"
         for headline, label in HEADLINES.items():
             yield f"  {label:<{_LABEL_WIDTH}}{reid[headline]:8.2f} %   {_bounds(reid['intervals'][headline], '.2f')}"
         yield f"  {'rank-1 of a random order':<{_LABEL_WIDTH}}{reid['chance_rank1']:8.2f} %"
-        yield from (f"  {note}" for note in own_crop_notes(reid))
         if reid["query_identities"] < ENOUGH_PEOPLE:
             yield f"  Intervals over fewer than {ENOUGH_PEOPLE} people are too narrow; do not rely on them."
 
