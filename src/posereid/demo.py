@@ -207,7 +207,7 @@ def _augment(recipe: Recipe, crops: CropTable, joint: Path, generated: Path) -> 
 
 
 def _evaluate(run: Path, crops: CropTable, **options: Any) -> None:
-    evaluation = evaluate_run(run, crops=crops, progress=True, **options)
+    evaluation = evaluate_run(run, crops=crops, progress=True, **options).require("reid", "fusion", "verification")
     write_evaluation(evaluation, run / EVALUATION_FILE)
 
 

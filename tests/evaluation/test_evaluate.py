@@ -172,6 +172,9 @@ def test_each_part_that_cannot_be_had_ends_alone_and_says_why(run: Path, crops: 
         assert json.loads(json.dumps(figures, allow_nan=False)) == figures
         text = evaluation_table(figures)
         assert all(reason.endswith(".") and reason in text for reason in figures["not_measured"].values())
+    with pytest.raises(InputError, match="no query crops"):
+        evaluation.require("generator", "reid")
+    assert evaluation.require("generator", "verification") is evaluation
     write_evaluation(evaluation, tmp_path / "e.json")
     page = html.unescape((tmp_path / "e.html").read_text(encoding="utf-8"))
     assert all(reason in page for reason in json.loads((tmp_path / "e.json").read_text())["not_measured"].values())

@@ -220,7 +220,7 @@ def _searched(
         generator_run=grid.folder(drawer) if drawer else None,
         cache=grid.drawings(drawer) if drawer else run / FEATURES_FOLDER,
         keep_drawings=True,
-    )
+    ).require("reid", "fusion")
 
 
 def _validate(

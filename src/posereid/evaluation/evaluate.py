@@ -73,6 +73,13 @@ class Evaluation:
     quality: ImageQuality | None = None
     fused: Mapping[FusionMode, Search] = field(default_factory=dict)
 
+    def require(self, *parts: str) -> "Evaluation":
+        """This evaluation. Raises InputError with the reason for the first of ``parts`` that was not measured."""
+        for part in parts:
+            if reason := self.figures["not_measured"].get(part):
+                raise InputError(reason)
+        return self
+
 
 def versions() -> dict[str, str]:
     """Versions that a figure depends on."""
