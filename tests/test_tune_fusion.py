@@ -24,6 +24,7 @@ from posereid.training.checkpoint import latest_checkpoint, load_generator
 from posereid.training.joint import train_joint
 from posereid.training.pose import train_pose_estimator
 from posereid.training.reid import train_reid
+from posereid.training.run_file import read_run_file, write_run_file
 from posereid.transfer import find_joints, redraw
 
 Build = Callable[..., Recipe]
@@ -121,6 +122,14 @@ def test_a_run_that_saw_the_held_out_is_refused(recipe: Recipe, reid: Path, whol
         tune_fusion(reid, share=0.5)
     with pytest.raises(InputError, match="has no generator"):
         tune_fusion(reid)
+    # What a run began from counts too, and so it does where the set lies elsewhere now.
+    began = read_run_file(reid)
+    assert began
+    shutil.copytree(reid, tmp_path / "reid")
+    write_run_file(tmp_path / "reid", began.model_copy(update={"started_from": read_run_file(seen)}))
+    moved = shutil.copytree(whole.root, tmp_path / "moved")
+    with pytest.raises(InputError, match=r"reid trained on 2 of the 2 .* through the run that it began from"):
+        tune_fusion(tmp_path / "reid", crops=load_crops(moved))
 
 
 def test_joints_of_another_scale_stop_every_command_that_reads_them(

@@ -14,11 +14,14 @@ from torch import Tensor
 from posereid.config import Recipe
 from posereid.data.batches import QuartetBatch
 from posereid.data.crops import CropTable
+from posereid.data.layouts import load_crops
+from posereid.data.shards import write_shards
 from posereid.errors import InputError
 from posereid.training import reid
 from posereid.training.checkpoint import checkpoint_folders, latest_checkpoint, load_embedder
 from posereid.training.joint import train_joint
 from posereid.training.reid import train_reid
+from posereid.training.run_file import people_of
 
 Build = Callable[..., Recipe]
 
@@ -226,8 +229,9 @@ def test_training_may_begin_from_another_runs_embedder(
     recipe = tiny_recipe(reid={"optimiser": {"learning_rate": 1e-12}})
     run = train_reid(recipe, crops, tmp_path / "reid", start=joint_run, progress=False)
     record = json.loads((run / "run.json").read_text())
-    joint = {"stage": "joint", "training_set": crops.train.fingerprint, "started_from": None}
-    assert record == {"stage": "reid", "training_set": crops.train.fingerprint, "started_from": joint}
+    people = json.loads(json.dumps(people_of(crops.train)))
+    joint = {"stage": "joint", "training_set": crops.train.fingerprint, "started_from": None, "people": people}
+    assert record == joint | {"stage": "reid", "started_from": joint}
     train_reid(recipe, crops, run, resume=True, progress=False)
     assert json.loads((run / "run.json").read_text()) == record
     started, ended = weights(joint_run), weights(run)
@@ -257,14 +261,60 @@ def test_a_command_with_its_start_goes_on_wherever_it_was_stopped(
         train_reid(tiny_recipe(), crops, finished, start=tmp_path / "run", resume=True, progress=False)
 
 
+def without_first(crops: CropTable) -> CropTable:
+    first = min(crop.identity for crop in crops.train)
+    return crops.with_crops(crop for crop in crops if crop.identity != first)
+
+
+def elsewhere(crops: CropTable, folder: Path) -> CropTable:
+    """Other people's crops, as far as their names say."""
+    places = {crop: folder / f"elsewhere_{crop.name}" for crop in crops.train}
+    for crop, place in places.items():
+        place.symlink_to(crop.path)
+    return crops.with_crops(replace(crop, path=path, name=path.name) for crop, path in places.items())
+
+
 def test_a_run_that_holds_people_out_does_not_begin_from_one_that_saw_them(
     crops: CropTable, tiny_recipe: Build, tmp_path: Path, finished: Path
 ) -> None:
-    recipe = tiny_recipe(data={"validation_share": 0.25})
-    first = min(crop.identity for crop in crops.train)
-    others = crops.with_crops(crop for crop in crops if crop.identity != first)
-    with pytest.raises(InputError, match="people who are held out"):
+    recipe, others = tiny_recipe(data={"validation_share": 0.25}), without_first(crops)
+    with pytest.raises(InputError, match=r"trained on 1 identities .* people who are held out"):
         train_reid(recipe, others, tmp_path / "reid", start=finished, progress=False)
+    # Nor through a run in between on another set.
+    between = train_reid(
+        tiny_recipe(), elsewhere(crops, tmp_path), tmp_path / "between", start=finished, progress=False
+    )
+    with pytest.raises(InputError, match=r"trained on 1 identities .* people who are held out"):
+        train_reid(recipe, others, tmp_path / "reid", start=between, progress=False)
+
+
+@pytest.mark.parametrize("how", ["moved and cleaned", "linked", "by another way", "sharded"])
+def test_a_copy_of_the_set_is_known_wherever_and_however_it_lies(
+    how: str, world: Path, tiny_recipe: Build, tmp_path: Path, finished: Path
+) -> None:
+    root = tmp_path / "set"
+    if how == "moved and cleaned":
+        shutil.copytree(world, root)
+        for crop in load_crops(root).train[::8]:
+            crop.path.unlink()
+    elif how == "linked":
+        root.symlink_to(world)
+    elif how == "by another way":
+        root = world / ".." / world.name
+    else:
+        write_shards(load_crops(world), root)
+    recipe = tiny_recipe(data={"validation_share": 0.25, "root": str(root)})
+    with pytest.raises(InputError, match=r"trained on 1 identities .* people who are held out"):
+        train_reid(recipe, without_first(load_crops(root)), tmp_path / "run", start=finished, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_set_with_the_same_numbers_is_no_copy(crops: CropTable, tiny_recipe: Build, tmp_path: Path) -> None:
+    last = max(crop.identity for crop in crops.train)
+    three = crops.with_crops(crop for crop in crops if crop.identity != last)
+    start = train_reid(tiny_recipe(reid={"epochs": 1}), three, tmp_path / "start", progress=False)
+    recipe = tiny_recipe(data={"validation_share": 0.25, "root": str(tmp_path)}, reid={"epochs": 1})
+    train_reid(recipe, without_first(elsewhere(crops, tmp_path)), tmp_path / "run", start=start, progress=False)
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(

@@ -23,6 +23,7 @@ from posereid.fusion import every_target
 from posereid.progress import progress_bar
 from posereid.training.checkpoint import Checkpoint, latest_checkpoint
 from posereid.training.devices import pick_device
+from posereid.training.run_file import RunOrigin, crop_mark
 
 MODE: FusionMode = "fusion+flip"
 CONTROL: FusionMode = "flip"
@@ -149,7 +150,7 @@ def tune_fusion(
         crops = load_crops(data.root, data.layout, data.keypoints)
     held = validation_identities(crops, share)
     for folder, known in ((run, checkpoint), (generator_run or run, drawer)):
-        _require_unseen(folder, known, held)
+        _require_unseen(folder, known, held, share, crops)
     search = validation_search(crops, share)
     require_joint_scale(crops)
     realism = try_realism and holds(drawer, "appearance_discriminator")
@@ -168,14 +169,19 @@ def tune_fusion(
     )
 
 
-def _require_unseen(run: Path, checkpoint: Checkpoint, held: frozenset[int]) -> None:
-    if seen := held & set(checkpoint.identities):
+def _require_unseen(run: Path, checkpoint: Checkpoint, held: frozenset[int], share: float, crops: CropTable) -> None:
+    origin = RunOrigin.of(checkpoint)
+    marks = [crop_mark(crops, crop) for crop in crops.train if crop.identity in held]
+    # A checkpoint that was copied out of its run, or an older one, knows its people by number alone.
+    seen = set() if origin.people else set(map(str, held & set(checkpoint.identities)))
+    seen = seen.union(*(run.people_in(marks) for run in (origin, *origin.starts())))
+    if seen:
         raise InputError(
-            f"{run} trained on {len(seen)} of the {len(held)} identities that are held out for validation, for example "
-            f"{min(seen)}; "
+            f"{run} trained on {len(seen)} of the {len(held)} identities that are held out for validation, itself or "
+            f"through the run that it began from, for example {min(seen, key=int)}; "
             + (
                 f"give --validation-share {own:g} or less."
-                if (own := checkpoint.recipe.data.validation_share)
+                if (own := checkpoint.recipe.data.validation_share) and own < share
                 else "train it again with the --data.validation-share of the other run."
             )
         )

@@ -42,7 +42,7 @@ from posereid.training.checkpoint import (
 from posereid.training.devices import ending_with_the_first, is_first_process, launch_fabric, pick_precision
 from posereid.training.log import RunLog
 from posereid.training.networks import Networks, seed_step, weight_difference
-from posereid.training.run_file import RUN_FILE, RunOrigin, read_run_file, write_run_file
+from posereid.training.run_file import RUN_FILE, RunOrigin, people_of, read_run_file, write_run_file
 from posereid.training.run_folder import lock_run
 from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
 
@@ -124,7 +124,10 @@ class TrainingRun:
         try:
             if is_first_process():
                 begun = RunOrigin(
-                    stage=self.stage, training_set=self.train_crops.fingerprint, started_from=self.started_from
+                    stage=self.stage,
+                    training_set=self.train_crops.fingerprint,
+                    started_from=self.started_from,
+                    people=people_of(self.train_crops),
                 )
                 write_run_file(self.out, begun)
                 write_atomically(self.out / RECIPE_FILE, write_recipe(self.recipe))

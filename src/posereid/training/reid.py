@@ -18,7 +18,7 @@ from posereid.messages import complaint
 from posereid.training.checkpoint import Checkpoint, latest_checkpoint, load_weights, new_embedder
 from posereid.training.loop import Job, StepReport, open_run
 from posereid.training.networks import Networks, set_up, update
-from posereid.training.run_file import RunOrigin
+from posereid.training.run_file import RunOrigin, crop_mark
 
 
 def train_reid(
@@ -60,9 +60,10 @@ def train_reid(
     beginning = _start_from(start, recipe, train) if start else None
     origin = RunOrigin.of(beginning) if beginning else None
     with open_run(out, recipe, "reid", train, resume=resume, started_from=origin) as run:
-        if start and run.started_from != origin:
+        begun = run.started_from
+        if origin and not (begun and (begun.stage, begun.training_set) == (origin.stage, origin.training_set)):
             raise InputError(
-                f"{out} was begun from {'another run' if run.started_from else 'fresh weights'}, not from {start}; "
+                f"{out} was begun from {'another run' if begun else 'fresh weights'}, not from {start}; "
                 "leave --start out to go on with it."
             )
         if run.started_from and not (run.checkpoint or beginning):
@@ -99,13 +100,25 @@ def train_reid(
 def _start_from(start: Path, recipe: Recipe, train: CropTable) -> Checkpoint:
     """The checkpoint to begin from. Raises InputError for one that saw people of this set whom this run holds out."""
     checkpoint = latest_checkpoint(start)
-    strangers = set(checkpoint.identities) - {crop.identity for crop in train}
-    same_set = checkpoint.recipe.data.root == recipe.data.root
-    if recipe.data.validation_share and same_set and strangers:
+    if not recipe.data.validation_share:
+        return checkpoint
+    marks = [crop_mark(train, crop) for crop in train]
+    origin = RunOrigin.of(checkpoint)
+    strangers: set[str] = set()
+    for run in (origin, *origin.starts()):
+        shared = run.people_in(marks)
+        # Whoever has nobody in common with this run saw another set, whatever its numbers are.
+        if shared:
+            strangers |= set(run.people) - shared
+    here, there = (root.resolve() if root else None for root in (recipe.data.root, checkpoint.recipe.data.root))
+    if not origin.people and here == there:
+        # A checkpoint that was copied out of its run, or an older one, knows its people by number alone.
+        strangers |= {str(identity) for identity in set(checkpoint.identities) - {crop.identity for crop in train}}
+    if strangers:
         raise InputError(
             f"{start} was trained on {len(strangers)} identities that this run does not train on, for example "
-            f"{min(strangers)}, and data.validation_share is {recipe.data.validation_share:g}: it would bring along "
-            "what it learnt of people who are held out; start from a run of the same share."
+            f"{min(strangers, key=int)}, and data.validation_share is {recipe.data.validation_share:g}: it would bring "
+            "along what it learnt of people who are held out; start from a run of the same share."
         )
     return checkpoint
 
