@@ -1,9 +1,11 @@
 """What goes wrong inside a run: steps that cannot be learnt from, collapse, crops that cannot be read."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from posereid.errors import InputError
 from posereid.training import joint
 from posereid.training.checkpoint import latest_checkpoint, load_weights, resume_state
 from posereid.training.joint import train_joint
+from posereid.training.watch import ProcessorWatch
 
 Build = Callable[..., Recipe]
 JUDGES = ("appearance_discriminator", "pose_discriminator")
@@ -340,3 +343,15 @@ def test_the_bad_step_helpers_change_what_they_say(
     state_before(monkeypatch, 7)
     patched = train_joint(recipe(), crops, tmp_path / "patched", progress=False)
     assert differences(latest_checkpoint(plain).folder, latest_checkpoint(patched).folder) == []
+
+
+def test_a_run_that_is_starved_of_processors_says_so_once_and_in_its_log(
+    crops: CropTable, tiny_recipe: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(0, 3600)
+    starved = partial(ProcessorWatch, wall=lambda: next(hours), processor=lambda: 0.0)
+    monkeypatch.setattr("posereid.training.loop.ProcessorWatch", starved)
+    run = train_joint(tiny_recipe(), crops, tmp_path / "run", progress=False)
+    warnings = [record["warning"] for record in records(run) if "warning" in record]
+    assert len(warnings) == 1
+    assert "training got 0% of the processor time" in warnings[0]

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from posereid.data.crops import Crop
 from posereid.errors import InputError
-from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
+from posereid.training.watch import BadStepError, CollapseWatch, ProcessorWatch, StopRequest, UnreadableCrops
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -162,3 +162,43 @@ def test_a_bad_step_says_what_was_found(value: float, shown: str) -> None:
     error = BadStepError("identity loss", value)
     assert str(error) == f"the identity loss is {shown}"
     assert (error.what, repr(error.value)) == ("identity loss", repr(value))
+
+
+# --- processor time ----------------------------------------------------------------------------------------
+
+
+class Clocks:
+    wall = processor = 1000.0
+
+    def pass_by(self, wall: float, processor: float) -> None:
+        self.wall, self.processor = self.wall + wall, self.processor + processor
+
+
+@pytest.mark.parametrize(
+    ("threads", "intervals", "said"),
+    [
+        # Seconds of wall, of processor, and of waiting for data.
+        (2, [(40, 76, 0)], None),
+        (2, [(29, 10, 0)], None),
+        (2, [(20, 8, 0), (20, 8, 0)], "in the last 40 s training got 20% of the processor time that its 2 threads ask"),
+        (16, [(31, 62, 0)], "in the last 31 s training got 12% of the processor time that its 16 threads ask for"),
+        (1, [(70, 38, 30)], None),
+        (1, [(70, 16, 30)], "in the last 40 s training got 40% of the processor time that its 1 threads ask for"),
+        (4, [(60, 200, 0), (60, 40, 0)], "in the last 60 s training got 17%"),
+    ],
+)
+def test_a_run_that_gets_far_less_processor_time_than_it_asks_for_is_told_once(
+    threads: int, intervals: list[tuple[float, float, float]], said: str | None
+) -> None:
+    clocks = Clocks()
+    watch = ProcessorWatch(threads, wall=lambda: clocks.wall, processor=lambda: clocks.processor)
+    found = []
+    for wall, processor, waited in intervals:
+        clocks.pass_by(wall, processor)
+        found.append(watch.observe(waited))
+    assert found[:-1] == [None] * (len(intervals) - 1)
+    assert (found[-1] or "").startswith(said or "")
+    assert bool(found[-1]) == bool(said)
+    for _ in range(3):
+        clocks.pass_by(100, 0 if said else 100 * threads)
+        assert watch.observe(0) is None

@@ -44,7 +44,7 @@ from posereid.training.log import RunLog
 from posereid.training.networks import Networks, seed_step, weight_difference
 from posereid.training.run_file import RUN_FILE, RunOrigin, people_of, read_run_file, write_run_file
 from posereid.training.run_folder import lock_run
-from posereid.training.watch import BadStepError, CollapseWatch, StopRequest, UnreadableCrops
+from posereid.training.watch import BadStepError, CollapseWatch, ProcessorWatch, StopRequest, UnreadableCrops
 
 RECIPE_FILE = "recipe.yaml"
 BAD_STEPS_FILE = "bad-steps.jsonl"
@@ -156,6 +156,7 @@ class TrainingRun:
     def _steps(self, job: Job[B], log: RunLog, batches: Iterator[B], first: int, steps: int) -> None:
         collapse = CollapseWatch(self.recipe.safety.collapse_steps)
         unreadable = UnreadableCrops(job.crops, self.recipe.safety.unreadable_share)
+        processor = ProcessorWatch(torch.get_num_threads()) if self.fabric.device.type == "cpu" else None
         settings = job.settings
         for number, batch in enumerate(batches, first + 1):
             for line in unreadable.note(batch.unreadable):
@@ -172,6 +173,8 @@ class TrainingRun:
                 if unreadable.too_many():
                     self._save(job, log, number)
                     unreadable.complain()
+            if logging and processor and (starved := processor.observe(log.waited)):
+                log.warn(number, starved)
             if report:
                 for line in collapse.observe(report.losses, report.variety):
                     log.warn(number, line)

@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -21,6 +22,12 @@ _WON = 0.02
 
 _ALIKE = 0.1
 """Generated crops that differ from each other less than this share of what the targets do are all alike."""
+
+_STARVED = 0.6
+"""Threads that get less than this share of the time are kept waiting; alone, steps keep them busier."""
+
+_LONG_ENOUGH = 30.0
+"""Seconds over which the share is taken."""
 
 
 class BadStepError(Exception):
@@ -101,6 +108,41 @@ class CollapseWatch:
     def _lasts(self, name: str, present: bool) -> bool:
         self._since[name] = self._since.get(name, 0) + 1 if present else 0
         return self._since[name] == self.steps
+
+
+class ProcessorWatch:
+    """Tells, once, when a run on the CPU gets far less processor time than its threads ask for.
+
+    ``wall`` and ``processor`` are clocks in seconds, the second one of all of this process's threads.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        wall: Callable[[], float] = time.perf_counter,
+        processor: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.threads, self._wall, self._processor = threads, wall, processor
+        self._mark, self._waited, self._told = (wall(), processor()), 0.0, False
+
+    def observe(self, waited: float) -> str | None:
+        """The sentence, if it is time for it; ``waited`` are seconds since the last call in which data were awaited."""
+        self._waited += waited
+        now = self._wall(), self._processor()
+        asked = now[0] - self._mark[0] - self._waited
+        if self._told or asked < _LONG_ENOUGH:
+            return None
+        share = (now[1] - self._mark[1]) / (asked * self.threads)
+        self._mark, self._waited = now, 0.0
+        if share >= _STARVED:
+            return None
+        self._told = True
+        return (
+            f"in the last {asked:.0f} s training got {share:.0%} of the processor time that its {self.threads} threads "
+            "ask for: other programs take the rest, or this process may use fewer processors than it has threads; end "
+            "the others, or set OMP_NUM_THREADS to the processors that are free"
+        )
 
 
 class UnreadableCrops:
