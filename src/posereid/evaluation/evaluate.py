@@ -74,7 +74,7 @@ class Evaluation:
     fused: Mapping[FusionMode, Search] = field(default_factory=dict)
 
     def require(self, *parts: str) -> "Evaluation":
-        """This evaluation. Raises InputError with the reason for the first of ``parts`` that was not measured."""
+        """The evaluation itself. Raises InputError with the reason for the first of ``parts`` that was not measured."""
         for part in parts:
             if reason := self.figures["not_measured"].get(part):
                 raise InputError(reason)
