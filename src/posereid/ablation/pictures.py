@@ -122,7 +122,7 @@ def uses_plot(results: Mapping[str, Any]) -> bytes:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(f"mAP − real crops only, points, {100 * results['confidence']:g} % interval; both sides with flips")
     axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     _plain(axis)
     axis.legend(title="generated crops used", frameon=False)
     figure.legend(handles=_colours(), loc="outside lower center", ncols=len(_MEANING), frameon=False)
