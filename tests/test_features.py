@@ -90,6 +90,7 @@ def side(folder: Path, rows: list[str]) -> list[str]:
     [
         (["bob,north", "dave,north"], ["alice,south", "bob,south", "carol,south", "dave,south", "-1,south", "0,south"]),
         (["2,0", "3,0"], ["0,1", "1,1", "2,1", "3,1", "-1,1"]),
+        (["7,1", "8,1"], ["8,south", "7,south", "bob,1", "-1,1"]),
         (["20000000001,a", "x7,b"], ["20000000001,b", "x7,a", "20000000001,a"]),
     ],
 )

@@ -57,6 +57,10 @@ def test_cameras_and_names_may_be_absent_and_labels_may_be_strings(tmp_path: Pat
     query, gallery = read_embeddings([saved(tmp_path / "f.npz", held)])
     assert query.cameras is gallery.cameras is query.names is None
     assert query.identities.tolist() == ["x", "y"]
+    for text, alike in ((["7", "x", "x"], True), (["0007", "x", "x"], False)):
+        mixed = held | {"query_identities": np.array([7, 8]), "gallery_identities": np.array(text)}
+        query, gallery = read_embeddings([saved(tmp_path / "f.npz", mixed)])
+        assert (query.identities.dtype.kind == gallery.identities.dtype.kind) == alike
 
 
 @pytest.mark.parametrize(

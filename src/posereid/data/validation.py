@@ -82,7 +82,7 @@ def validation_search(crops: CropTable, share: float) -> CropTable:
     if not queries:
         raise InputError(
             f"{crops.root}: none of the {len(held)} identities that are held out for validation was seen by two "
-            "cameras, by one of them twice, as a search needs; raise data.validation_share."
+            "cameras, by one of them twice, as a search needs; train with a larger data.validation_share."
         )
     note = (
         f"Validation: {len(queries)} queries of {len(searched)} identities, gallery of {len(gallery)} crops of "

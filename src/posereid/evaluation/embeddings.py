@@ -139,7 +139,26 @@ def read_embeddings(paths: Sequence[Path]) -> tuple[Embeddings, Embeddings]:
             raise InputError(
                 f"{' and '.join(map(str, paths))}: {what} are given on one side only; give both sides', or neither."
             )
-    return query, gallery
+    identities, cameras = _alike(query.identities, gallery.identities), _alike(query.cameras, gallery.cameras)
+    return (
+        replace(query, identities=identities[0], cameras=cameras[0]),
+        replace(gallery, identities=identities[1], cameras=cameras[1]),
+    )
+
+
+def _alike(query: Any, gallery: Any) -> tuple[Any, Any]:
+    """Labels of both sides, whole numbers as text where the other side is text that writes its numbers the same way.
+
+    ``posereid embed`` writes 7 as a number where a CSV has numbers alone, and as text beside names. Where text has
+    leading zeros nothing is changed: what it means is not ours to guess.
+    """
+    if query is None or gallery is None or (query.dtype.kind == "U") == (gallery.dtype.kind == "U"):
+        return query, gallery
+    text = query if query.dtype.kind == "U" else gallery
+    numbers = [label for label in text.tolist() if label.removeprefix("-").isdecimal()]
+    if any(str(int(label)) != label for label in numbers):
+        return query, gallery
+    return query.astype(str), gallery.astype(str)
 
 
 def _read_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
