@@ -43,7 +43,7 @@ from posereid.training.devices import set_threads
 
 WEIGHTS = [round(0.1 * tenth, 1) for tenth in range(11)]
 BATCH = 64
-FILE = "search-controls.json"
+FILE, SEEDS = "search-controls.json", "search-controls-seeds.json"
 
 Features = npt.NDArray[np.float32]
 
@@ -207,11 +207,11 @@ def main() -> None:
     if not (seeds := arguments.seeds or there):
         raise InputError(f"{folder} has no finished seed of the row {arguments.row}; let posereid ablate go on first.")
     path = folder / FILE
-    kept = read_json(folder / f"{FILE}.seeds") if (folder / f"{FILE}.seeds").exists() else {}
+    kept = read_json(folder / SEEDS) if (folder / SEEDS).exists() else {}
     for seed in seeds:
         if str(seed) not in kept:
             kept[str(seed)] = measured(folder, arguments.row, seed, tables)
-            write_atomically(folder / f"{FILE}.seeds", json.dumps(kept) + "\n")
+            write_atomically(folder / SEEDS, json.dumps(kept) + "\n")
     rows = summary({str(seed): kept[str(seed)] for seed in seeds}, crops.query.identities, recipe)
     record = {"row": arguments.row, "seeds": seeds, "torch": torch.__version__, "rows": rows}
     write_atomically(path, json.dumps(record, indent=1) + "\n")
