@@ -6,7 +6,9 @@ Company is started here and bounded: busy threads, short wake-ups, copies of arr
 training. Each measurement is a process of ``training_step.py``; those of a round follow each other, the idle ones
 first, so that whatever else the machine does hits all alike, and each is given as a ratio to the idle one of its round
 and setting. Settings are of the measured training: all threads or one, OpenMP threads that sleep while they wait, a
-lower priority for the company. Prints a Markdown table of medians over the rounds, writes shared_machine.json.
+lower priority for the company. Prints a Markdown table of medians over the rounds, writes shared_machine.json. On Linux
+each measurement says what share of the processors the host of a virtual machine kept for itself meanwhile ("stolen"):
+where that is more than a few percent, the host is the company, and the ratios say nothing.
 """
 
 import argparse
@@ -137,6 +139,13 @@ def measure(setting: str, kind: str, arguments: argparse.Namespace, data: Path) 
     return statistics.median(seconds[1:] or seconds)
 
 
+def stolen() -> float:
+    """Processor seconds that a virtual machine's host has kept for itself since the start; 0 where nobody counts."""
+    counts = Path("/proc/stat")
+    # proc(5): the eighth figure of the first line, in hundredths of a second.
+    return int(counts.read_text(encoding="ascii").split()[8]) / os.sysconf("SC_CLK_TCK") if counts.exists() else 0.0
+
+
 def table(runs: list[dict[str, Any]], kinds: list[str], settings: list[str]) -> str:
     def cell(kind: str, setting: str) -> str:
         own = [run for run in runs if (run["company"], run["setting"]) == (kind, setting)]
@@ -157,11 +166,14 @@ def main() -> None:
             for setting in arguments.settings:
                 idle = 0.0
                 for kind in arguments.company:
+                    begun, stolen_before = time.monotonic(), stolen()
                     seconds = measure(setting, kind, arguments, data)
                     idle = idle or seconds
+                    share = (stolen() - stolen_before) / (time.monotonic() - begun) / THREADS
                     run = {"round": number + 1, "setting": setting, "company": kind, "step_seconds": round(seconds, 4)}
-                    runs.append(run | {"ratio": round(seconds / idle, 3)})
-                    print(f"round {number + 1}, {setting}, {kind}: {seconds:.3g} s", file=sys.stderr)
+                    runs.append(run | {"ratio": round(seconds / idle, 3), "stolen": round(share, 3)})
+                    place = f"round {number + 1}, {setting}, {kind}"
+                    print(f"{place}: {seconds:.3g} s, {share:.0%} stolen by the host", file=sys.stderr)
     result = {
         "recipe": arguments.recipe.name,
         "date": datetime.date.today().isoformat(),

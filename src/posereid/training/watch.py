@@ -140,8 +140,9 @@ class ProcessorWatch:
         self._told = True
         return (
             f"in the last {asked:.0f} s training got {share:.0%} of the processor time that its {self.threads} threads "
-            "ask for: other programs take the rest, or this process may use fewer processors than it has threads; end "
-            "the others, or set OMP_NUM_THREADS to the processors that are free"
+            "ask for: other programs or a virtual machine's host (column st of vmstat) take the rest, or this process "
+            "may use fewer processors than it has threads; end the others, or set OMP_NUM_THREADS to the processors "
+            "that are free"
         )
 
 
